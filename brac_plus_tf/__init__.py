@@ -1,0 +1,8 @@
+"""BRAC+ and its relatives: behaviour-regularised offline reinforcement learning on TensorFlow 2."""
+
+import os
+
+# TensorFlow's start-up notices bury the one line a user should read; its errors still show
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+__version__ = "0.1.0"

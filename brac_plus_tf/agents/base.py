@@ -1,0 +1,91 @@
+"""What the training loop, the evaluation and the export may ask of an agent; they know nothing else about it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import tensorflow as tf
+
+from brac_plus_tf.datasets import OfflineDataset
+from brac_plus_tf.types import Metrics, Transition
+
+Update = Callable[[Transition, tf.Tensor], Metrics]
+Prepare = Callable[[OfflineDataset, int, tf.Tensor], list[str]]
+
+
+def no_preparation(dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
+    """Nothing to measure before an epoch."""
+    del dataset, step, seed
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """One way to act.
+
+    act: (observation [N, O] as the networks see it, seed [2]) -> action [N, A] in [-1, 1].
+    seeded: whether its caller should choose the seed; otherwise an export fixes it.
+    """
+
+    act: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    seeded: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One part of training: `steps` calls of `update`, each on a fresh batch.
+
+    name: its label in progress bars, metrics and checkpoints.
+    sample_shape: leading shape of a batch, (B,) or (E, B).
+    update: (batch, seed [2]) -> metrics (scalars), pure TensorFlow, traced once.
+    epoch_steps: how often `prepare` runs; also the unit of evaluation.
+    prepare: (dataset, step, seed [2]) -> warnings; runs eagerly before the first step of each epoch.
+    evaluate: whether the policy is worth evaluating during the stage.
+    writes: names of the components (see `Agent.components`) that the stage changes, if it may be reused by other
+      runs; empty where it may not.
+    settings: the hyper-parameter objects that its outcome depends on, beside those of the stages before it.
+    """
+
+    name: str
+    steps: int
+    sample_shape: tuple[int, ...]
+    update: Update
+    epoch_steps: int
+    prepare: Prepare = no_preparation
+    evaluate: bool = False
+    writes: tuple[str, ...] = ()
+    settings: tuple[object, ...] = ()
+
+
+class Agent(Protocol):
+    """A learning algorithm with all its state."""
+
+    def stages(self) -> Sequence[Stage]:
+        """Its stages in order."""
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All its variables, optimiser slots included, grouped under stable names."""
+
+    def policies(self) -> dict[str, Policy]:
+        """Its ways to act by name; the first is the default."""
+
+
+def named_variables(components: dict[str, Sequence[tf.Variable]]) -> dict[str, tf.Variable]:
+    """Components flattened to unique, stable names `component/index`."""
+    return {
+        f"{component}/{index:03d}": variable
+        for component, variables in components.items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def describe(settings: object) -> object:
+    """A hyper-parameter object as JSON-ready data: class name and fields, functions by name."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        fields = {field.name: describe(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+        return {type(settings).__name__: fields}
+    if isinstance(settings, tuple | list):
+        return [describe(item) for item in settings]
+    if callable(settings):
+        return f"{settings.__module__}.{settings.__qualname__}"
+    return settings

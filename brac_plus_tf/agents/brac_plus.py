@@ -1,0 +1,389 @@
+"""BRAC+ (Algorithm 1): behaviour-regularised actor-critic with an analytic KL bound, state-dependent multipliers
+and a gradient penalty on out-of-distribution actions.
+
+Reference: "BRAC+: Going Deeper with Behavior Regularized Offline Reinforcement Learning", ICLR 2021 submission.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf.agents.actor_critic import (
+    MaxQ,
+    PolicyDraw,
+    draw_policy,
+    fit_critic,
+    mean_over_draws,
+    next_state_value,
+)
+from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.behavior import VAEEnsemble
+from brac_plus_tf.datasets import OfflineDataset
+from brac_plus_tf.distributions import inverse_tanh, tfb
+from brac_plus_tf.divergences import Divergence, KLUpperBound
+from brac_plus_tf.lagrange import EntropyConstraint, MaximumEntropy, RelativeThreshold, Threshold
+from brac_plus_tf.losses import constrained_policy_loss
+from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
+from brac_plus_tf.penalties import GradientPenalty
+from brac_plus_tf.randomness import Purpose, fold
+from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.updates import Fit, build_adam, copy_variables, gradient_step, raw, soft_update, watch
+
+_MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
+_CHUNK = 1000
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Improvement:
+    """Stage 4: `epochs` of `steps_per_epoch` gradient steps (Table 4).
+
+    policy_samples: actions drawn per state. target_actor: targets use a slowly following copy of the policy.
+    train_behavior: the behaviour policy keeps learning. The last three are the authors' later code, off in the paper.
+    """
+
+    epochs: int = 500
+    steps_per_epoch: int = 2000
+    batch_size: int = 100
+    policy_learning_rate: float = 5e-6
+    policy_samples: int = 1
+    target_actor: bool = False
+    train_behavior: bool = False
+
+
+@gin.register
+class BRACPlus:
+    """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights."""
+
+    def __init__(
+        self,
+        dimensions: Dimensions,
+        seed: int,
+        *,
+        actor: Actor = Actor(),
+        critic: Critic = Critic(),
+        behavior: VAEEnsemble = VAEEnsemble(),
+        divergence: Divergence = KLUpperBound(),
+        threshold: Threshold = RelativeThreshold(1.0),
+        multiplier: StateMultiplier | GlobalMultiplier = StateMultiplier(),
+        entropy: EntropyConstraint = MaximumEntropy(),
+        penalty: GradientPenalty = GradientPenalty(),
+        behavior_fit: Fit = Fit(),
+        initial_policy_fit: Fit = Fit(),
+        initial_critic_fit: Fit = Fit(steps=100_000, learning_rate=3e-4, decay=(1.0,)),
+        improvement: Improvement = Improvement(),
+        max_q: MaxQ = MaxQ(),
+    ) -> None:
+        self._dimensions = dimensions
+        self._shapes = {"actor": actor, "critic": critic, "behavior": behavior}
+        self._gamma, self._tau, self._target_samples = critic.gamma, critic.tau, critic.target_samples
+        self._action_margin = behavior.action_margin
+        self._divergence, self._threshold, self._entropy = divergence, threshold, entropy
+        self._multiplier_rule, self._penalty, self._max_q = multiplier, penalty, max_q
+        self._fits = {"behavior": behavior_fit, "policy": initial_policy_fit, "critic": initial_critic_fit}
+        self._improvement = improvement
+
+        self.behavior = behavior.build(dimensions, seed)
+        self.actor = actor.build(dimensions, seed)
+        self.target_actor = actor.build(dimensions, seed)
+        self._next_actor = self.target_actor if improvement.target_actor else self.actor
+        self.critic = critic.build(dimensions, seed)
+        self.target_critic = critic.build(dimensions, seed)  # same seed and name: an exact copy
+        self.multiplier = multiplier.build(dimensions, seed)
+
+        self._behavior_optimizer = behavior_fit.adam(self.behavior.trainable_variables)
+        self._initial_policy_optimizer = initial_policy_fit.adam(self.actor.trainable_variables)
+        self._policy_optimizer = build_adam(improvement.policy_learning_rate, self.actor.trainable_variables)
+        self._initial_critic_optimizer = initial_critic_fit.adam(self.critic.trainable_variables)
+        self._critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
+        self._multiplier_optimizer = build_adam(multiplier.learning_rate, self.multiplier.trainable_variables)
+
+        self.entropy_multiplier = tf.Variable(entropy.initial_multiplier, trainable=False, dtype=tf.float32)
+        self.entropy_target = tf.Variable(entropy.target or 0.0, trainable=False, dtype=tf.float32)
+        self.divergence_threshold = tf.Variable(0.0, trainable=False)
+        self.penalty_threshold = tf.Variable(0.0, trainable=False)
+        self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
+        # count, sum and sum of squares of D(s) over the epoch's minibatches
+        self._divergence_sums = tf.Variable(tf.zeros([3]), trainable=False)
+
+    # What the loop asks ------------------------------------------------------------------------------------------
+
+    def stages(self) -> Sequence[Stage]:
+        """Lines 1-3 of Algorithm 1 as reusable stages, then lines 4-12."""
+        behavior, policy, critic = self._fits["behavior"], self._fits["policy"], self._fits["critic"]
+        epoch, main = self._improvement.steps_per_epoch, self._improvement
+        return (
+            Stage(
+                name="behavior",
+                steps=behavior.steps,
+                sample_shape=(self.behavior.members, behavior.batch_size),
+                update=self.update_behavior,
+                epoch_steps=epoch,
+                writes=("behavior", "behavior_optimizer"),
+                settings=(self._shapes["behavior"], behavior),
+            ),
+            Stage(
+                name="initial_policy",
+                steps=policy.steps,
+                sample_shape=(policy.batch_size,),
+                update=self.update_initial_policy,
+                epoch_steps=epoch,
+                prepare=self._prepare_initial_policy,
+                writes=("actor", "entropy_multiplier"),
+                settings=(self._shapes["actor"], self._divergence, self._entropy, policy),
+            ),
+            Stage(
+                name="initial_critic",
+                steps=critic.steps,
+                sample_shape=(critic.batch_size,),
+                update=self.update_initial_critic,
+                epoch_steps=epoch,
+                writes=("critic", "target_critic"),
+                settings=(self._shapes["critic"], critic),
+            ),
+            Stage(
+                name="main",
+                steps=main.epochs * main.steps_per_epoch,
+                sample_shape=(main.batch_size,),
+                update=self.update,
+                epoch_steps=epoch,
+                prepare=self._prepare_epoch,
+                evaluate=True,
+            ),
+        )
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return {
+            "behavior": self.behavior.variables,
+            "behavior_optimizer": self._behavior_optimizer.variables,
+            "actor": self.actor.variables,
+            "target_actor": self.target_actor.variables,
+            "initial_policy_optimizer": self._initial_policy_optimizer.variables,
+            "policy_optimizer": self._policy_optimizer.variables,
+            "critic": self.critic.variables,
+            "target_critic": self.target_critic.variables,
+            "initial_critic_optimizer": self._initial_critic_optimizer.variables,
+            "critic_optimizer": self._critic_optimizer.variables,
+            "multiplier": self.multiplier.variables,
+            "multiplier_optimizer": self._multiplier_optimizer.variables,
+            "entropy_multiplier": [self.entropy_multiplier, self.entropy_target],
+            "thresholds": [
+                self.divergence_threshold,
+                self.penalty_threshold,
+                self.penalty_weight,
+                self._divergence_sums,
+            ],
+        }
+
+    def policies(self) -> dict[str, Policy]:
+        """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
+        return {
+            "mean": Policy(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
+            "sample": Policy(lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True),
+            "max_q": Policy(
+                lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)
+            ),
+        }
+
+    # Stage 1: behaviour policy by maximum ELBO ---------------------------------------------------------------------
+
+    def update_behavior(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """One step of every member on its own minibatch: batch leaves are [E, B, ..]."""
+        pre_tanh_action = inverse_tanh(batch.action, self._action_margin)
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            terms = [
+                self.behavior.member(index).negative_elbo(
+                    batch.observation[index], pre_tanh_action[index], fold(seed, Purpose.UPDATE, index)
+                )
+                for index in range(self.behavior.members)
+            ]
+            means = {key: tf.reduce_mean([tf.reduce_mean(term[key]) for term in terms]) for key in terms[0]}
+            return means["negative_elbo"] * self.behavior.members, means
+
+        return gradient_step(loss, self.behavior.trainable_variables, self._behavior_optimizer)[1]
+
+    # Stage 2: initial policy = argmin D, under the entropy constraint ------------------------------------------------
+
+    def update_initial_policy(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """One step of the policy on E_s[D(s)] and the entropy term, one of the entropy multiplier."""
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            draw, divergence, entropy = self._draw_and_measure(batch.observation, seed)
+            del draw
+            total = tf.reduce_mean(divergence + self._entropy.penalty(self.entropy_multiplier, entropy))
+            return total, {"divergence_mean": tf.reduce_mean(divergence), "entropy": tf.reduce_mean(entropy)}
+
+        _, metrics = gradient_step(loss, self.actor.trainable_variables, self._initial_policy_optimizer)
+        self._step_entropy_multiplier(metrics["entropy"])
+        return {**metrics, "entropy_multiplier": tf.convert_to_tensor(self.entropy_multiplier)}
+
+    # Stage 3: initial Q = evaluation of that policy ------------------------------------------------------------------
+
+    def update_initial_critic(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """One step of policy evaluation without gradient penalty, then the targets follow."""
+        next_value = next_state_value(
+            self.actor, self.target_critic, batch.next_observation, self._target_samples, seed
+        )
+        metrics = fit_critic(self.critic, self._initial_critic_optimizer, batch, next_value, self._gamma)
+        soft_update(self.critic.variables, self.target_critic.variables, self._tau)
+        return metrics
+
+    # Stage 4: lines 5-11 of Algorithm 1 ------------------------------------------------------------------------------
+
+    def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """Q, policy, alpha, beta and targets, in this order, on one batch; D(s) is computed once."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            watch(tape, self.actor.trainable_variables)
+            draw, divergence, entropy = self._draw_and_measure(batch.observation, seed)
+            metrics = self._fit_critic(batch, draw, tf.stop_gradient(divergence), seed)
+            value = mean_over_draws(self.critic.minimum(draw.observation, draw.action), self._samples)
+            multiplier = tf.nn.softplus(self.multiplier(batch.observation))
+            policy_loss = tf.reduce_mean(
+                constrained_policy_loss(value, multiplier, divergence)
+                + self._entropy.penalty(self.entropy_multiplier, entropy)
+            )
+        gradient = tape.gradient(policy_loss, raw(self.actor.trainable_variables))
+        self._policy_optimizer.apply(gradient, self.actor.trainable_variables)
+
+        self._fit_multiplier(batch.observation, divergence)
+        self._step_entropy_multiplier(tf.reduce_mean(entropy))
+        self._follow_targets()
+        self._accumulate(divergence)
+        metrics |= {"policy_loss": policy_loss, "policy_value": tf.reduce_mean(value)}
+        metrics |= {"entropy": tf.reduce_mean(entropy), "multiplier_mean": tf.reduce_mean(multiplier)}
+        metrics |= self._divergence_metrics(divergence) | self._train_behavior_further(batch, seed)
+        return metrics | {"entropy_multiplier": tf.convert_to_tensor(self.entropy_multiplier)}
+
+    def _draw_and_measure(
+        self, observation: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[PolicyDraw, tf.Tensor, tf.Tensor]:
+        """Actions of the current policy, D(s) [B] and an estimate of H(pi(.|s)) [B]."""
+        draw = draw_policy(self.actor, observation, self._samples, fold(seed, Purpose.POLICY_ACTION))
+        divergences = [
+            self._divergence(draw.distribution, draw.pre_tanh_action, member, draw.observation, seed)
+            for member in self.behavior.select(seed)
+        ]
+        divergence = tf.add_n(divergences) / len(divergences)
+        return draw, mean_over_draws(divergence, self._samples), mean_over_draws(-draw.log_prob, self._samples)
+
+    def _fit_critic(self, batch: Transition, draw: PolicyDraw, divergence: tf.Tensor, seed: tf.Tensor) -> Metrics:
+        """Line 6: Eq. 10; the penalty sees the first action drawn for each state."""
+        size = batch.observation.shape[0]
+        next_value = next_state_value(
+            self._next_actor, self.target_critic, batch.next_observation, self._target_samples, seed
+        )
+        excess = divergence - self.penalty_threshold
+
+        def penalty() -> tf.Tensor:
+            return self._penalty(self.critic.minimum, batch.observation, draw.action[:size], excess)
+
+        metrics = fit_critic(
+            self.critic, self._critic_optimizer, batch, next_value, self._gamma, penalty, self.penalty_weight
+        )
+        self.penalty_weight.assign(self._penalty.next_weight(self.penalty_weight, metrics["critic_penalty"]))
+        return metrics | {"penalised_share": tf.reduce_mean(tf.cast(excess > 0.0, tf.float32))}
+
+    def _fit_multiplier(self, observation: tf.Tensor, divergence: tf.Tensor) -> None:
+        """Line 8: alpha(s) rises where D(s) is above the threshold and falls where it is below."""
+        violation = tf.stop_gradient(divergence) - self.divergence_threshold
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return tf.reduce_mean(self._multiplier_rule.loss(self.multiplier(observation), violation)), {}
+
+        gradient_step(loss, self.multiplier.trainable_variables, self._multiplier_optimizer)
+
+    def _step_entropy_multiplier(self, mean_entropy: tf.Tensor) -> None:
+        """Line 9."""
+        self.entropy_multiplier.assign(
+            self._entropy.next_multiplier(self.entropy_multiplier, mean_entropy, self.entropy_target)
+        )
+
+    def _follow_targets(self) -> None:
+        """Line 10."""
+        soft_update(self.critic.variables, self.target_critic.variables, self._tau)
+        soft_update(self.actor.variables, self.target_actor.variables, self._tau)
+
+    def _accumulate(self, divergence: tf.Tensor) -> None:
+        """Running moments of D(s) for the next epoch's eps_GP."""
+        ones = tf.ones_like(divergence)
+        self._divergence_sums.assign_add(tf.reduce_sum(tf.stack([ones, divergence, divergence**2]), axis=1))
+
+    def _train_behavior_further(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        if not self._improvement.train_behavior:
+            return {}
+        members = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * self.behavior.members), batch)
+        return self.update_behavior(members, fold(seed, Purpose.BEHAVIOR_UPDATE))
+
+    def _divergence_metrics(self, divergence: tf.Tensor) -> Metrics:
+        """D(s) is heavy-tailed over states, so quantiles and the violated share say more than its mean."""
+        ordered = tf.sort(divergence)
+        size = divergence.shape[0]
+        return {
+            "divergence_mean": tf.reduce_mean(divergence),
+            "divergence_median": ordered[size // 2],
+            "divergence_p95": ordered[min(size - 1, int(0.95 * size))],
+            "violated_share": tf.reduce_mean(tf.cast(divergence > self.divergence_threshold, tf.float32)),
+            "divergence_threshold": tf.convert_to_tensor(self.divergence_threshold),
+            "penalty_threshold": tf.convert_to_tensor(self.penalty_threshold),
+        }
+
+    # Between epochs, eagerly -----------------------------------------------------------------------------------------
+
+    def _prepare_initial_policy(self, dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
+        """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A log 4."""
+        if step == 0 and self._entropy.target is None:
+            batch = dataset.sample((_MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
+            pre_tanh_action = inverse_tanh(batch.action, self._action_margin)
+            terms = self.behavior.member(0).negative_elbo(batch.observation, pre_tanh_action, seed)
+            jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
+            negative_log_likelihood = tf.reduce_mean(terms["negative_elbo"] + jacobian)
+            self.entropy_target.assign(negative_log_likelihood - self._dimensions.action * math.log(4.0))
+        return []
+
+    def _prepare_epoch(self, dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
+        """Before each epoch eps_GP <- mean + standard deviation of D; before the first also eps_KL."""
+        warnings = []
+        if step == 0:
+            copy_variables(self.actor.variables, self.target_actor.variables)
+            sample = dataset.sample((_MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
+            sums = self._measure_divergence(sample.observation, seed)
+            achieved = float(sums[1] / sums[0])
+            threshold = self._threshold.resolve(achieved)
+            self.divergence_threshold.assign(threshold)
+            if threshold < achieved:
+                warnings.append(
+                    f"the divergence threshold {threshold:.4g} lies below {achieved:.4g}, the mean divergence of the "
+                    "initial policy, its achieved minimum: the constraint cannot be met; use a larger value or "
+                    "RelativeThreshold"
+                )
+        elif self._penalty.over_dataset:
+            sums = self._measure_divergence(dataset.transitions.observation, seed)
+        else:
+            sums = self._divergence_sums.numpy()
+        mean = sums[1] / sums[0]
+        self.penalty_threshold.assign(mean + math.sqrt(max(sums[2] / sums[0] - mean**2, 0.0)))
+        self._divergence_sums.assign(tf.zeros([3]))
+        return warnings
+
+    def _measure_divergence(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> np.ndarray:
+        """Count, sum and sum of squares of the current policy's D(s) over observations [M, O], in chunks."""
+        sums = np.zeros(3)
+        for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
+            chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
+            divergence = self._divergence_only(chunk, fold(seed, index)).numpy().astype(np.float64)
+            sums += [len(divergence), divergence.sum(), np.square(divergence).sum()]
+        return sums
+
+    @tf.function(reduce_retracing=True)
+    def _divergence_only(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return self._draw_and_measure(observation, seed)[1]
+
+    @property
+    def _samples(self) -> int:
+        return self._improvement.policy_samples

@@ -1,0 +1,165 @@
+"""The behaviour policy pi_b(a|s): an ensemble of conditional variational auto-encoders on the pre-tanh action.
+
+    encoder q(z|s,u) = N(z; ., diag .), decoder p(u|s,z) = sum_k w_k(s,z) N(u; ., diag .), prior p(z) = N(0, I).
+
+A regular VAE (beta = 1, a likelihood with its own scale): with a beta-VAE the bound of Eq. 7 would not hold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture, split_gaussian, tfd
+from brac_plus_tf.networks import EnsembleMLP
+from brac_plus_tf.randomness import Purpose, fold
+from brac_plus_tf.types import Dimensions, Metrics, check_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionalVAE:
+    """One trained or training member: callables on tensors, no weights of its own.
+
+    posterior(observation [B, O], pre_tanh_action [B, A]) -> q(z|s,u), batch [B], event [Z]
+    decoder(observation [B, O], latent [.., B, Z]) -> p(u|s,z), a mixture with batch [.., B], event [A]
+    """
+
+    posterior: Callable[[tf.Tensor, tf.Tensor], tfd.Distribution]
+    decoder: Callable[[tf.Tensor, tf.Tensor], tfd.Distribution]
+    latent_size: int
+
+    def prior(self) -> tfd.Distribution:
+        """p(z) = N(0, I), event [Z]."""
+        return diagonal_gaussian(tf.zeros([self.latent_size]), tf.ones([self.latent_size]))
+
+    def negative_elbo(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, seed: tf.Tensor) -> Metrics:
+        """Per-state pieces [B], nats, of -(E_q log p(u|s,z) - KL(q || p(z))) with one latent sample (Eq. 12).
+
+        Keys: negative_elbo, latent_kl, and active_units: the latents whose posterior mean varies over the batch
+        (variance above 0.01; Burda et al. 2016), a scalar.
+        """
+        check_shapes((observation, "BO"), (pre_tanh_action, "BA"))
+        posterior = self.posterior(observation, pre_tanh_action)
+        latent = posterior.sample(seed=fold(seed, Purpose.LATENT))
+        latent_kl = posterior.kl_divergence(self.prior())
+        log_likelihood = self.decoder(observation, latent).log_prob(pre_tanh_action)
+        spread = tf.math.reduce_variance(posterior.mean(), axis=0)
+        return {
+            "negative_elbo": latent_kl - log_likelihood,
+            "latent_kl": latent_kl,
+            "active_units": tf.reduce_sum(tf.cast(spread > 0.01, tf.float32)),
+        }
+
+    def log_prob(
+        self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Importance-sampled log pi_b(u|s) [B] in nats, u-space: log mean_n p(u|s,z_n) p(z_n) / q(z_n|s,u)."""
+        posterior = self.posterior(observation, pre_tanh_action)
+        latent = posterior.sample(samples, seed=fold(seed, Purpose.LATENT))
+        log_weight = self.prior().log_prob(latent) - posterior.log_prob(latent)
+        log_joint = self.decoder(observation, latent).log_prob(pre_tanh_action) + log_weight
+        return tf.reduce_logsumexp(log_joint, axis=0) - math.log(samples)
+
+    def prior_decoder(
+        self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor
+    ) -> tfd.Distribution:
+        """p(u|s,z) for z drawn from the prior, each entry clipped to +-latent_clip: batch [samples, B], event [A]."""
+        shape = [samples, observation.shape[0] or tf.shape(observation)[0], self.latent_size]
+        latent = tf.random.stateless_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT), alg="philox")
+        return self.decoder(observation, tf.clip_by_value(latent, -latent_clip, latent_clip))
+
+    def sample(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """u ~ pi_b(.|s), ancestral: [samples, B, A]."""
+        decoder = self.prior_decoder(observation, samples, math.inf, seed)
+        return decoder.sample(seed=fold(seed, Purpose.POLICY_SAMPLES))
+
+
+Selection = Callable[["VAEEnsembleNetwork", tf.Tensor], list[ConditionalVAE]]
+
+
+@gin.register
+def draw_one_member(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
+    """One member drawn per gradient step ("randomly select one model", App. F)."""
+    seed = fold(seed, Purpose.BEHAVIOR_MEMBER)
+    return [ensemble.member(tf.random.stateless_uniform([], seed, 0, ensemble.members, tf.int32, alg="philox"))]
+
+
+@gin.register
+def all_members(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
+    """Every member, their divergences averaged: E times dearer (the authors' later code)."""
+    del seed
+    return [ensemble.member(index) for index in range(ensemble.members)]
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class VAEEnsemble:
+    """Shape of the behaviour policy (App. F: 3 models, "3-layer", hidden 512).
+
+    latent_size: None stands for 2 A. mixture_components: K Gaussians in the decoder; the experiments use 1.
+    action_margin: logged actions are clipped to +-(1 - margin) before atanh.
+    select: which members one gradient step of the policy sees.
+    """
+
+    members: int = 3
+    hidden_sizes: tuple[int, ...] = (512, 512)
+    latent_size: int | None = None
+    mixture_components: int = 1
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
+    action_margin: float = 1e-3
+    select: Selection = draw_one_member
+
+    def build(self, dimensions: Dimensions, seed: int) -> "VAEEnsembleNetwork":
+        return VAEEnsembleNetwork(self, dimensions, seed)
+
+
+class VAEEnsembleNetwork(tf.keras.layers.Layer):
+    """Weights of E conditional VAEs; `member` and `select` give them as `ConditionalVAE` functions."""
+
+    def __init__(self, shape: VAEEnsemble, dimensions: Dimensions, seed: int) -> None:
+        super().__init__(name="behavior")
+        self._shape, self._action_size = shape, dimensions.action
+        self._latent_size = shape.latent_size or 2 * dimensions.action
+        outputs = shape.mixture_components * (1 + 2 * dimensions.action)
+        self.encoder = EnsembleMLP(
+            shape.members,
+            dimensions.observation + dimensions.action,
+            shape.hidden_sizes,
+            2 * self._latent_size,
+            seed,
+            "encoder",
+        )
+        self.decoder = EnsembleMLP(
+            shape.members, dimensions.observation + self._latent_size, shape.hidden_sizes, outputs, seed, "decoder"
+        )
+        self.built = True
+
+    @property
+    def members(self) -> int:
+        return self._shape.members
+
+    def member(self, index: int | tf.Tensor) -> ConditionalVAE:
+        """Member `index`, an integer or a scalar tensor drawn inside the graph."""
+        encode, decode = self.encoder.member(index), self.decoder.member(index)
+        components, log_std_range = self._shape.mixture_components, self._shape.log_std_range
+
+        def posterior(observation: tf.Tensor, pre_tanh_action: tf.Tensor) -> tfd.Distribution:
+            parameters = encode(tf.concat([observation, pre_tanh_action], axis=-1))
+            return diagonal_gaussian(*split_gaussian(parameters, log_std_range))
+
+        def decoder(observation: tf.Tensor, latent: tf.Tensor) -> tfd.Distribution:
+            observation = tf.broadcast_to(
+                observation, tf.concat([tf.shape(latent)[:-1], tf.shape(observation)[-1:]], axis=0)
+            )
+            parameters = decode(tf.concat([observation, latent], axis=-1))
+            logits, parameters = parameters[..., :components], parameters[..., components:]
+            shape = tf.concat([tf.shape(parameters)[:-1], [components, 2 * self._action_size]], axis=0)
+            return gaussian_mixture(logits, *split_gaussian(tf.reshape(parameters, shape), log_std_range))
+
+        return ConditionalVAE(posterior, decoder, self._latent_size)
+
+    def select(self, seed: tf.Tensor) -> list[ConditionalVAE]:
+        """The members that one gradient step sees."""
+        return self._shape.select(self, seed)

@@ -1,0 +1,52 @@
+"""Reading gin: files, bindings from the command line, and the check that every such binding counts."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+
+# every module that registers something a gin file may name
+import brac_plus_tf.agents.brac_plus
+import brac_plus_tf.datasets
+import brac_plus_tf.environments
+import brac_plus_tf.trainer  # noqa: F401
+from brac_plus_tf.types import UserError
+
+_CONFIGS = Path(__file__).resolve().parent.parent / "gin_configs"
+
+
+def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads gin files in order, then `bindings`, which win. Includes are relative to gin_configs/.
+
+    Raises:
+      UserError: for a missing file, a syntax error, or a name that nothing has.
+    """
+    gin.clear_config()
+    gin.add_config_file_search_path(str(_CONFIGS))
+    try:
+        gin.parse_config_files_and_bindings(list(files), list(bindings), skip_unknown=False)
+    except (OSError, ValueError, SyntaxError, AttributeError, TypeError, RuntimeError, ImportError) as error:
+        raise UserError(f"gin: {error}") from error
+
+
+def check_effective(bindings: Sequence[str], operative_config: str) -> None:
+    """Checks that each command-line binding reached something that was built.
+
+    Raises:
+      UserError: naming a binding of an object that the configuration does not use.
+    """
+    used = {_key(line) for line in operative_config.splitlines() if "=" in line and not line.startswith("#")}
+    for binding in bindings:
+        for statement in binding.splitlines():
+            key = _key(statement)
+            if key and "." in key and key not in used:
+                raise UserError(f"gin binding '{statement.strip()}' has no effect: this configuration does not use it")
+
+
+def _key(statement: str) -> str:
+    """`scope/module.Name.parameter = value` -> `scope/Name.parameter`; empty for anything else."""
+    match = re.match(r"\s*((?:[\w./]+/)?)([\w.]+)\s*=", statement)
+    if not match:
+        return ""
+    return match[1] + ".".join(match[2].split(".")[-2:])

@@ -1,0 +1,263 @@
+"""Offline datasets: files to rescaled transitions, sampled inside the compiled training loop.
+
+Which row yields which transition, and how that differs from d4rl.qlearning_dataset: see episodes.py. What a file must
+hold: see hdf5_reader.py.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf import dataset_download, hdf5_reader
+from brac_plus_tf.episodes import check_lengths, cut_rows, split_episodes, to_transitions
+from brac_plus_tf.hdf5_reader import Rows
+from brac_plus_tf.tasks import Task, find_task
+from brac_plus_tf.types import Dimensions, Transition, UserError
+
+_SMALLEST_OBSERVATION_SCALE = 1e-3
+_ACTION_TOLERANCE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaling:
+    """Maps between the environment's units and those the networks see.
+
+        observation' = (observation - observation_shift) / observation_scale         [O]
+        action' = (action - action_center) / action_half_range, in [-1, 1]            [A]
+        reward' = (reward - reward_min) / (reward_max - reward_min)                   (Eq. 13)
+
+    Without normalisation the shift is 0 and the scale 1; without reward rescaling reward_min is 0 and reward_max 1.
+    Arrays are float32, reward_min and reward_max float32 values held as Python floats.
+    """
+
+    observation_shift: np.ndarray
+    observation_scale: np.ndarray
+    action_center: np.ndarray
+    action_half_range: np.ndarray
+    reward_min: float = 0.0
+    reward_max: float = 1.0
+
+    def normalize_observation(self, observation: np.ndarray) -> np.ndarray:
+        """Environment units to network units, [.., O] to [.., O] float32."""
+        return (np.asarray(observation, np.float32) - self.observation_shift) / self.observation_scale
+
+    def from_environment_action(self, action: np.ndarray) -> np.ndarray:
+        """Environment units to [-1, 1], [.., A] to [.., A] float32."""
+        return (np.asarray(action, np.float32) - self.action_center) / self.action_half_range
+
+    def to_environment_action(self, action: np.ndarray) -> np.ndarray:
+        """[-1, 1] to environment units, [.., A] to [.., A] float32."""
+        return np.asarray(action, np.float32) * self.action_half_range + self.action_center
+
+    def to_json(self) -> str:
+        """One JSON object; every float32 is written exactly."""
+        return json.dumps({name: np.asarray(value).tolist() for name, value in dataclasses.asdict(self).items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Scaling":
+        """Inverse of to_json, bit for bit.
+
+        Raises:
+          UserError: if the text is not such an object.
+        """
+        try:
+            values = json.loads(text)
+            arrays = {
+                field.name: np.asarray(values[field.name], np.float32).reshape(-1)
+                for field in dataclasses.fields(cls)
+                if not field.name.startswith("reward")
+            }
+            return cls(**arrays, reward_min=float(values["reward_min"]), reward_max=float(values["reward_max"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"scaling: not a JSON object as written by this package ({error})") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfflineDataset:
+    """Transitions ready for training, and what is known about where they come from.
+
+    transitions: Transition of float32 arrays, M rows, in network units (see Scaling).
+    files, row_counts: source paths and their numbers of rows, in order. sha256: contents_sha256 of the files.
+    episode_returns [P] float64 (undiscounted, the environment's reward units), episode_lengths [P] int64 (steps) and
+    episode_complete [P] bool: all P episodes in order; an episode that a file's end breaks off is not complete.
+    """
+
+    transitions: Transition
+    scaling: Scaling
+    sha256: str
+    files: tuple[str, ...]
+    row_counts: tuple[int, ...]
+    dimensions: Dimensions
+    episode_returns: np.ndarray
+    episode_lengths: np.ndarray
+    episode_complete: np.ndarray
+
+    @property
+    def number_of_transitions(self) -> int:
+        """M, the number of transitions that `sample` draws from."""
+        return len(self.transitions.reward)
+
+    @functools.cached_property
+    def tensors(self) -> Transition:
+        """The transitions as tensors, made at first use and held once; compiled functions capture them."""
+        # tf.constant would keep a second copy of every array alive (TensorFlow 2.21); a variable's value does not.
+        with tf.init_scope():
+            return Transition(*(tf.Variable(array, trainable=False).read_value() for array in self.transitions))
+
+    def sample(self, shape: tuple[int, ...], seed: tf.Tensor) -> Transition:
+        """Draws transitions uniformly with replacement; eager and compiled calls draw the same.
+
+        Args:
+          shape: leading axes of the batch, e.g. (B,) or (E, B). seed: [2] int32; equal seeds give equal batches.
+        Returns:
+          Transition of float32 tensors [*shape, ..].
+        """
+        count = self.number_of_transitions
+        indices = tf.random.stateless_uniform(shape, seed, 0, count, tf.int32, alg="philox")
+        return Transition(*(tf.gather(tensor, indices) for tensor in self.tensors))
+
+
+@gin.register
+def load_dataset(
+    source: str | Sequence[str],
+    task: Task | None = None,
+    data_dir: str | None = None,
+    download: bool = False,
+    normalize_observations: bool = False,
+    rescale_rewards: bool = True,
+    allow_longer_episodes: bool = False,
+    action_low: float | Sequence[float] = -1.0,
+    action_high: float | Sequence[float] = 1.0,
+) -> OfflineDataset:
+    """Reads, validates and rescales one or several files, whose transitions are put one after the other.
+
+    Args:
+      source: path of an HDF5 file in D4RL's layout, or a D4RL dataset name such as "hopper-medium-replay-v0"; several
+        for a mixture such as medium-expert.
+      task: gives dimensions, action bounds and horizon; None: that of the D4RL name, if `source` is one; otherwise
+        the data are your own, of unknown horizon, with the action bounds below.
+      data_dir: where files of D4RL names are looked for first; see dataset_download.find_dataset_file.
+      download: fetch a D4RL file that is not found.
+      normalize_observations: subtract each entry's mean over the transitions and divide by its standard deviation, at
+        least 1e-3.
+      rescale_rewards: rescale rewards to [0, 1] by their minimum and maximum over the transitions (Eq. 13).
+      allow_longer_episodes: accept episodes longer than the task's horizon, as in Adroit's human demonstrations.
+      action_low, action_high: action bounds [A] or one for all, used only without a task.
+    Raises:
+      UserError: naming the file, key and row of whatever is missing or wrong.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise UserError("dataset: no source given; name a file or a D4RL dataset")
+    if task is None and dataset_download.is_dataset_name(sources[0]):
+        task = find_task(sources[0])
+    files = tuple(dataset_download.find_dataset_file(name, data_dir, download) for name in sources)
+    file_rows = _read_files(files, task.dimensions if task else None)
+    dimensions = Dimensions(file_rows[0].observations.shape[1], file_rows[0].actions.shape[1])
+    low, high = (task.action_low, task.action_high) if task else (action_low, action_high)
+    action_center, action_half_range = _action_affine(low, high, dimensions.action)
+    for rows in file_rows:
+        _check_actions(rows, action_center, action_half_range)
+
+    cuts = [cut_rows(rows, task.horizon if task else None) for rows in file_rows]
+    episodes = [split_episodes(rows, cut) for rows, cut in zip(file_rows, cuts, strict=True)]
+    if task and not allow_longer_episodes:
+        for rows, of_file in zip(file_rows, episodes, strict=True):
+            check_lengths(rows.path, of_file, task.horizon)
+    row_counts = tuple(len(rows.rewards) for rows in file_rows)
+    names = ", ".join(files)
+    transitions = _concatenate_transitions(file_rows, cuts)
+    if len(transitions.reward) == 0:
+        raise UserError(f"{names}: no row yields a transition; store next_observations, or longer episodes")
+    if rescale_rewards and transitions.reward.min() == transitions.reward.max():
+        raise UserError(
+            f"{names}: key 'rewards' is {transitions.reward[0]:g} in every transition and cannot be rescaled to "
+            f"[0, 1]; check the data, or set rescale_rewards to False"
+        )
+    return OfflineDataset(
+        *_rescale(transitions, action_center, action_half_range, normalize_observations, rescale_rewards),
+        hdf5_reader.contents_sha256(files),
+        files,
+        row_counts,
+        dimensions,
+        *(np.concatenate(column) for column in zip(*episodes, strict=True)),
+    )
+
+
+def _read_files(files: Sequence[str], dimensions: Dimensions | None) -> list[Rows]:
+    file_rows: list[Rows] = []
+    for path in files:
+        file_rows.append(hdf5_reader.read_rows(path, dimensions))
+        dimensions = Dimensions(file_rows[0].observations.shape[1], file_rows[0].actions.shape[1])
+    return file_rows
+
+
+def _action_affine(
+    low: float | Sequence[float], high: float | Sequence[float], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Center and half range [A] float32 of the action bounds."""
+    try:
+        bounds = np.stack([np.broadcast_to(np.asarray(bound, np.float64), (size,)) for bound in (low, high)])
+    except ValueError as error:
+        raise UserError(f"action bounds {low}, {high}: give one number, or one for each of {size} entries") from error
+    if not (np.isfinite(bounds).all() and (bounds[0] < bounds[1]).all()):
+        raise UserError(f"action bounds {low}, {high}: must be finite, the low ones below the high ones")
+    return ((bounds[0] + bounds[1]) / 2).astype(np.float32), ((bounds[1] - bounds[0]) / 2).astype(np.float32)
+
+
+def _check_actions(rows: Rows, center: np.ndarray, half_range: np.ndarray) -> None:
+    margin = half_range * np.float32(1.0 + _ACTION_TOLERANCE)
+    outside = (rows.actions < center - margin) | (rows.actions > center + margin)
+    if outside.any():
+        row, entry = (int(index) for index in np.argwhere(outside)[0])
+        low, high = center[entry] - half_range[entry], center[entry] + half_range[entry]
+        raise UserError(
+            f"{rows.path}: key 'actions', row {row}: entry {entry} is {rows.actions[row, entry]:.9g}, outside "
+            f"[{low:g}, {high:g}]; clip the data, or correct the task or action_low and action_high"
+        )
+
+
+def _concatenate_transitions(file_rows: list[Rows], cuts: list[np.ndarray]) -> Transition:
+    """All files' transitions; empties file_rows, so that no more than two copies exist at a time."""
+    parts = [to_transitions(file_rows.pop(0), cut) for cut in cuts]
+    if len(parts) == 1:
+        return parts[0]
+    return Transition(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def _rescale(
+    transitions: Transition,
+    action_center: np.ndarray,
+    action_half_range: np.ndarray,
+    normalize_observations: bool,
+    rescale_rewards: bool,
+) -> tuple[Transition, Scaling]:
+    """Rescales the arrays in place, as Scaling's formulas say, and returns them with the scaling."""
+    observation, action, reward, _, next_observation = transitions
+    size = observation.shape[1]
+    scaling = Scaling(np.zeros(size, np.float32), np.ones(size, np.float32), action_center, action_half_range)
+    if normalize_observations:
+        deviations = [entry.std(dtype=np.float64) for entry in observation.T]
+        scaling = dataclasses.replace(
+            scaling,
+            observation_shift=observation.mean(axis=0, dtype=np.float64).astype(np.float32),
+            observation_scale=np.maximum(deviations, _SMALLEST_OBSERVATION_SCALE).astype(np.float32),
+        )
+        for array in (observation, next_observation):
+            array -= scaling.observation_shift
+            array /= scaling.observation_scale
+    if rescale_rewards:
+        low, high = reward.min(), reward.max()
+        scaling = dataclasses.replace(scaling, reward_min=float(low), reward_max=float(high))
+        reward -= low
+        reward /= high - low
+    action -= action_center
+    action /= action_half_range
+    # Bounds hold up to a tolerance; what follows may count on [-1, 1].
+    np.clip(action, -1.0, 1.0, out=action)
+    return transitions, scaling

@@ -1,0 +1,192 @@
+"""Keras networks: they map tensors to parameters or values; distributions are built around them elsewhere."""
+
+import dataclasses
+from collections.abc import Callable
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.distributions import diagonal_gaussian, split_gaussian, tfd
+from brac_plus_tf.lagrange import DualLoss, softplus_inverse, straight_through
+from brac_plus_tf.randomness import initializer_seed
+from brac_plus_tf.types import Dimensions
+
+
+class EnsembleMLP(tf.keras.layers.Layer):
+    """E independent ReLU networks of equal shape, their weights stacked as [E, in, out].
+
+    Stacking lets a member be drawn inside a compiled step with one gather. The members run one after another:
+    XLA's batched matrix product on CPU loses half its speed in the backward pass.
+    """
+
+    def __init__(
+        self, members: int, input_size: int, hidden_sizes: tuple[int, ...], output_size: int, seed: int, name: str
+    ) -> None:
+        super().__init__(name=name)
+        self.members = members
+        self._kernels, self._biases = [], []
+        sizes = (input_size, *hidden_sizes, output_size)
+        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            glorot = [
+                tf.keras.initializers.GlorotUniform(seed=initializer_seed(seed, f"{name}/{member}/{layer}"))
+                for member in range(members)
+            ]
+            self._kernels.append(
+                self.add_weight(
+                    name=f"kernel_{layer}",
+                    shape=(members, fan_in, fan_out),
+                    initializer=lambda shape, dtype, glorot=glorot: tf.stack([g(shape[1:], dtype) for g in glorot]),
+                )
+            )
+            self._biases.append(self.add_weight(name=f"bias_{layer}", shape=(members, fan_out), initializer="zeros"))
+        self.built = True
+
+    def member(self, index: int | tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """One member as a function [.., in] -> [.., out]; `index` may be a tensor drawn inside the graph."""
+        take = (lambda weight: weight[index]) if isinstance(index, int) else (lambda w: tf.gather(w, index))
+        kernels, biases = [take(kernel) for kernel in self._kernels], [take(bias) for bias in self._biases]
+
+        def forward(inputs: tf.Tensor) -> tf.Tensor:
+            leading = tf.shape(inputs)[:-1]
+            hidden = tf.reshape(inputs, [-1, inputs.shape[-1]])
+            for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
+                hidden = tf.nn.relu(tf.matmul(hidden, kernel) + bias)
+            outputs = tf.matmul(hidden, kernels[-1]) + biases[-1]
+            if inputs.shape.rank == 2:
+                return outputs
+            return tf.reshape(outputs, tf.concat([leading, [outputs.shape[-1]]], axis=0))
+
+        return forward
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """All members on the same inputs: [B, in] -> [E, B, out]."""
+        return tf.stack([self.member(index)(inputs) for index in range(self.members)])
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Actor:
+    """Shape of the tanh-Gaussian policy (App. F: "3-layer", hidden 512, read as two hidden layers).
+
+    log_std_range bounds the logarithm of the pre-tanh standard deviation.
+    """
+
+    hidden_sizes: tuple[int, ...] = (512, 512)
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
+
+    def build(self, dimensions: Dimensions, seed: int, name: str = "actor") -> "ActorNetwork":
+        return ActorNetwork(self, dimensions, seed, name)
+
+
+class ActorNetwork(EnsembleMLP):
+    """pi(.|s): observation [B, O] -> mean and standard deviation of the pre-tanh action, each [B, A]."""
+
+    def __init__(self, shape: Actor, dimensions: Dimensions, seed: int, name: str) -> None:
+        super().__init__(1, dimensions.observation, shape.hidden_sizes, 2 * dimensions.action, seed, name)
+        self._log_std_range = shape.log_std_range
+
+    def call(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return split_gaussian(self.member(0)(observation), self._log_std_range)
+
+    def distribution(self, observation: tf.Tensor) -> tfd.Distribution:
+        """The pre-tanh action's distribution, batch [B], event [A]."""
+        return diagonal_gaussian(*self(observation))
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """Shape and learning of the K Q networks (Table 4).
+
+    learning_rate: Adam's. gamma: discount. tau: share of the critic that its target takes over per step.
+    target_samples: next actions drawn per state for the target; the best of them counts.
+    """
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    members: int = 2
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 1e-3
+    target_samples: int = 1
+
+    def build(self, dimensions: Dimensions, seed: int, name: str = "critic") -> "CriticNetwork":
+        return CriticNetwork(self, dimensions, seed, name)
+
+
+class CriticNetwork(EnsembleMLP):
+    """Q_j(s, a): observation [.., O] and action [.., A] in [-1, 1] -> [K, ..] in units of the rescaled reward."""
+
+    def __init__(self, shape: Critic, dimensions: Dimensions, seed: int, name: str) -> None:
+        size = dimensions.observation + dimensions.action
+        super().__init__(shape.members, size, shape.hidden_sizes, 1, seed, name)
+
+    def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        inputs = tf.concat([observation, action], axis=-1)
+        return tf.squeeze(super().call(inputs), axis=-1)
+
+    def minimum(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        """min_j Q_j(s, a), the clipped double Q of Eq. 14."""
+        return tf.reduce_min(self(observation, action), axis=0)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class StateMultiplier:
+    """alpha(s) = softplus(x(s)), one Lagrange multiplier per state (Eq. 8; App. F: hidden 256).
+
+    learning_rate: Adam's. initial_value: alpha at the start. dual_loss: (x [B], violation [B]) -> [B].
+    """
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    learning_rate: float = 1e-5
+    initial_value: float = 10.0
+    dual_loss: DualLoss = straight_through
+
+    def build(self, dimensions: Dimensions, seed: int) -> "MultiplierNetwork":
+        return MultiplierNetwork(self.hidden_sizes, self.initial_value, dimensions, seed)
+
+    def loss(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
+        """Dual loss of each state's own violation, [B]."""
+        return self.dual_loss(raw_multiplier, violation)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class GlobalMultiplier:
+    """One multiplier alpha = softplus(x) for all states, holding the mean of D (the ablation of Fig. 2b)."""
+
+    learning_rate: float = 1e-3
+    initial_value: float = 10.0
+    dual_loss: DualLoss = straight_through
+
+    def build(self, dimensions: Dimensions, seed: int) -> "ScalarMultiplier":
+        del dimensions, seed
+        return ScalarMultiplier(self.initial_value)
+
+    def loss(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
+        """Dual loss of the batch's mean violation, [B]."""
+        return self.dual_loss(raw_multiplier, tf.fill(tf.shape(violation), tf.reduce_mean(violation)))
+
+
+class MultiplierNetwork(EnsembleMLP):
+    """x(s): observation [B, O] -> [B]; starts near the same value for all states."""
+
+    def __init__(self, hidden_sizes: tuple[int, ...], initial_value: float, dimensions: Dimensions, seed: int) -> None:
+        super().__init__(1, dimensions.observation, hidden_sizes, 1, seed, "multiplier")
+        self._biases[-1].assign(tf.fill(self._biases[-1].shape, softplus_inverse(initial_value)))
+
+    def call(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.squeeze(self.member(0)(observation), axis=-1)
+
+
+class ScalarMultiplier(tf.keras.layers.Layer):
+    """x, one scalar repeated for each state: observation [B, O] -> [B]."""
+
+    def __init__(self, initial_value: float) -> None:
+        super().__init__(name="multiplier")
+        initializer = tf.keras.initializers.Constant(softplus_inverse(initial_value))
+        self._value = self.add_weight(name="value", shape=(), initializer=initializer)
+        self.built = True
+
+    def call(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.fill(tf.shape(observation)[:1], tf.convert_to_tensor(self._value))

@@ -1,0 +1,44 @@
+"""Stateless randomness: every draw's seed is folded from (run seed, stage, step, purpose).
+
+Nothing here has a state to save, so a resumed run draws the same numbers as one that was never interrupted.
+"""
+
+import enum
+import hashlib
+
+import tensorflow as tf
+
+
+class Purpose(enum.IntEnum):
+    """What a random draw is for. Values are part of a run's identity: append, never renumber."""
+
+    BATCH = 1
+    POLICY_ACTION = 2
+    TARGET_ACTION = 3
+    BEHAVIOR_MEMBER = 4
+    LATENT = 5
+    POLICY_SAMPLES = 6
+    BEHAVIOR_LATENT = 7
+    UPDATE = 8
+    EPOCH = 9
+    EVALUATION = 10
+    MEASURED_STATES = 11
+    BEHAVIOR_BATCH = 12
+    BEHAVIOR_UPDATE = 13
+
+
+def base_seed(seed: int) -> tf.Tensor:
+    """A run's seed as the [2] int32 tensor that stateless operations take."""
+    return tf.constant([seed & 0x7FFFFFFF, 0x5EED], tf.int32)
+
+
+def fold(seed: tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
+    """A new [2] seed from `seed` and integers; different integers give independent streams."""
+    for value in data:
+        seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(value, tf.int32), alg="philox")
+    return seed
+
+
+def initializer_seed(seed: int, name: str) -> int:
+    """A Python integer for a weight initialiser, distinct for each network `name` of a run."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,223 @@
+"""A run's directory: configuration, host facts, metrics, checkpoints, evaluation; everything a reader needs later.
+
+    operative_config.gin  run.json  metrics.csv  tensorboard/  checkpoints/  evaluation.json  saved_model/
+"""
+
+import csv
+import difflib
+import fcntl
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+from absl import logging
+
+from brac_plus_tf import __version__
+from brac_plus_tf.checkpoints import load_state, save_state, write_atomically
+from brac_plus_tf.types import UserError
+
+FORMAT = 1  # of the directory; a reader refuses a newer one
+_HEADER = "stage,step,metric,value\n"
+_KEPT_CHECKPOINTS = 3
+
+
+class Position(NamedTuple):
+    """How far a run has come: stages finished, and steps taken in the next one."""
+
+    stage: int
+    step: int
+
+
+class RunRecord:
+    """Writes one run directory. Holds a lock on it, so that no second process can."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises UserError if the directory cannot be made or is in use."""
+        self.directory = directory
+        self._checkpoints = directory / "checkpoints"
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock = open(directory / ".lock", "w")  # noqa: SIM115 (held as long as the run)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{directory}: another process is working on this run; wait for it or stop it") from error
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another --root_dir") from error
+        self._metrics = directory / "metrics.csv"
+        self._tensorboard: tf.summary.SummaryWriter | None = None
+
+    def begin(self, operative_config: str, facts: dict[str, object]) -> None:
+        """Fixes the configuration of a new run; of an existing one, checks that it is the same.
+
+        Raises:
+          UserError: showing the difference, if the directory holds a run of another configuration.
+        """
+        facts = {"format": FORMAT, **facts}
+        config_file, facts_file = self.directory / "operative_config.gin", self.directory / "run.json"
+        if facts_file.exists():
+            self._check_same(config_file.read_text(), operative_config, read_facts(self.directory), facts)
+        else:
+            write_atomically(config_file, operative_config.encode())
+            write_atomically(facts_file, (json.dumps(facts, indent=2) + "\n").encode())
+
+    def _check_same(
+        self, old_config: str, new_config: str, old: dict[str, object], new: dict[str, object]
+    ) -> None:
+        difference = [
+            line
+            for line in difflib.unified_diff(_lines(old_config), _lines(new_config), lineterm="", n=0)
+            if re.match(r"[+-](?![+-])", line)
+        ]
+        for key in ("dataset", "environment", "seed"):
+            if json.dumps(old.get(key)) != json.dumps(new[key]):
+                difference += [f"-{key} {json.dumps(old.get(key))}", f"+{key} {json.dumps(new[key])}"]
+        if difference:
+            raise UserError(
+                f"{self.directory}: holds a run of another configuration ({'; '.join(difference)}); use another "
+                "--root_dir, or train.agent_name, or remove it"
+            )
+
+    # Metrics -----------------------------------------------------------------------------------------------------
+
+    def write_metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Appends one row per metric: long format, so that stages need not share columns."""
+        with open(self._metrics, "a") as file:
+            file.writelines(f"{stage},{step},{name},{value!r}\n" for name, value in values.items())
+        self._write_summaries(stage, step, values)
+
+    def _write_summaries(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        if self._tensorboard is None:
+            self._tensorboard = tf.summary.create_file_writer(str(self.directory / "tensorboard"))
+        with self._tensorboard.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{stage}/{name}", value)
+
+    def flush(self) -> None:
+        """Makes what was written visible to readers."""
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+
+    def _rewind_metrics(self, size: int) -> None:
+        """Drops rows written after the checkpoint and writes TensorBoard's events anew from what remains."""
+        text = self._metrics.read_text()[:size] if self._metrics.exists() and size else _HEADER
+        write_atomically(self._metrics, text.encode())
+        for events in (self.directory / "tensorboard").glob("events.out.tfevents.*"):
+            events.unlink()
+        for row in read_metrics(self.directory):
+            self._write_summaries(row.stage, row.step, {row.metric: row.value})
+
+    # Checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self, variables: Mapping[str, tf.Variable], position: Position) -> None:
+        """Writes a checkpoint and drops all but the last few."""
+        self.flush()
+        record = {"stage": position.stage, "step": position.step, "metrics_size": self._metrics.stat().st_size}
+        path = self._checkpoints / f"{position.stage}-{position.step:09d}.safetensors"
+        save_state(path, variables, record)
+        for old in self._existing()[:-_KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def restore(self, variables: Mapping[str, tf.Variable]) -> Position:
+        """Loads the newest intact checkpoint, passing over damaged ones with a warning; a new run starts at zero.
+
+        Raises:
+          UserError: if checkpoints exist and none is usable.
+        """
+        errors = []
+        for path in reversed(self._existing()):
+            try:
+                record = load_state(path, variables)
+            except UserError as error:
+                logging.warning("%s; the one before it is tried", error)
+                errors.append(str(error))
+                continue
+            self._rewind_metrics(int(str(record["metrics_size"])))
+            return Position(int(str(record["stage"])), int(str(record["step"])))
+        if errors:
+            raise UserError(f"{self._checkpoints}: no usable checkpoint ({errors[0]}); remove the run to start anew")
+        self._rewind_metrics(0)
+        return Position(0, 0)
+
+    def _existing(self) -> list[Path]:
+        return sorted(self._checkpoints.glob("[0-9]*.safetensors"))
+
+    # Results -----------------------------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: object) -> None:
+        """Writes `content` to a file of the run directory."""
+        write_atomically(self.directory / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+class MetricRow(NamedTuple):
+    """One line of metrics.csv."""
+
+    stage: str
+    step: int
+    metric: str
+    value: float
+
+
+def read_metrics(directory: Path) -> Iterator[MetricRow]:
+    """The rows of a run's metrics.csv in the order they were written."""
+    reader = csv.reader(io.StringIO((directory / "metrics.csv").read_text()))
+    next(reader, None)
+    for stage, step, metric, value in reader:
+        yield MetricRow(stage, int(step), metric, float(value))
+
+
+def read_facts(directory: Path) -> dict[str, object]:
+    """A run's run.json.
+
+    Raises:
+      UserError: if it is missing, not JSON, or of a newer format than this version knows.
+    """
+    path = directory / "run.json"
+    try:
+        facts = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{directory}: not a run directory, run.json cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise UserError(f"{path}: not written by this package, the key 'format' is missing")
+    if facts["format"] > FORMAT:
+        raise UserError(f"{path}: written by a newer version (format {facts['format']}); upgrade brac_plus_tf")
+    return facts
+
+
+def host_facts() -> dict[str, object]:
+    """Versions and machine, for run.json."""
+    packages = ["tensorflow", "tensorflow-probability", "keras", "numpy", "gin-config", "gymnasium", "mujoco"]
+    installed = {distribution.metadata["Name"]: distribution.version for distribution in metadata.distributions()}
+    return {
+        "brac_plus_tf": __version__,
+        "git_commit": _git_commit(),
+        "python": sys.version.split()[0],
+        "packages": {name: installed.get(name) for name in packages},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+    }
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _lines(config: str) -> list[str]:
+    return [line for line in config.splitlines() if line.strip() and not line.startswith("#")]

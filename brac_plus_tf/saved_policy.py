@@ -1,0 +1,136 @@
+"""A policy as it is deployed: raw observations in, the environment's own actions out, loadable with TensorFlow alone."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf.agents.base import Agent
+from brac_plus_tf.datasets import Scaling
+from brac_plus_tf.types import Dimensions, UserError
+
+METADATA = "policy.json"
+
+
+class DeployedPolicy(tf.Module):
+    """An agent's ways to act with normalisation and action scaling inside.
+
+    `act[name]` maps (observation [N, O] float32 in raw units, seed int32 scalar) to action [N, A] in the
+    environment's own range; NaN or infinite observations raise tf.errors.InvalidArgumentError. Training evaluates
+    these same functions that `save` exports.
+    """
+
+    def __init__(self, agent: Agent, dimensions: Dimensions, scaling: Scaling) -> None:
+        super().__init__(name="policy")
+        self.dimensions, self._scaling, self._policies = dimensions, scaling, agent.policies()
+        # Keras' wrappers are no trackables of tf.Module; the list makes SavedModel find every captured variable
+        self._state = [
+            variable if isinstance(variable, tf.Variable) else variable.value
+            for variables in agent.components().values()
+            for variable in variables
+        ]
+        self.act = {name: self._compile(name) for name in self._policies}
+
+    def _compile(self, name: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+        policy, scaling = self._policies[name], self._scaling
+        signature = [
+            tf.TensorSpec([None, self.dimensions.observation], tf.float32, name="observation"),
+            tf.TensorSpec([], tf.int32, name="seed"),
+        ]
+
+        @tf.function(input_signature=signature)
+        def act(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            observation = tf.debugging.check_numerics(observation, "observation holds NaN or infinite values")
+            normalized = (observation - scaling.observation_shift) / scaling.observation_scale
+            action = policy.act(normalized, tf.stack([seed, 0]))
+            return action * scaling.action_half_range + scaling.action_center
+
+        return act
+
+    def save(self, directory: Path, facts: dict[str, object]) -> None:
+        """Writes a SavedModel with `serving_default` (the first policy) and one signature for each other policy.
+
+        Policies that need no seed take `observation`; seeded ones `observation` and `seed`. All return `action`.
+        `facts` go into policy.json beside it. The directory appears whole or not at all.
+
+        Raises:
+          UserError: if the directory exists or cannot be written.
+        """
+        names = list(self._policies)
+        signatures = {("serving_default" if name == names[0] else name): self._signature(name) for name in names}
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+        try:
+            module = tf.Module()
+            module.policy_state = self._used_state(signatures)
+            tf.saved_model.save(module, str(temporary), signatures=signatures)
+            content = {
+                "observation_size": self.dimensions.observation,
+                "action_size": self.dimensions.action,
+                "signatures": sorted(signatures),
+                "scaling": json.loads(self._scaling.to_json()),
+                **facts,
+            }
+            (temporary / METADATA).write_text(json.dumps(content, indent=2) + "\n")
+            place_directory(temporary, directory)
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _signature(self, name: str) -> Callable[..., dict[str, tf.Tensor]]:
+        act = self.act[name]
+        observation = tf.TensorSpec([None, self.dimensions.observation], tf.float32, name="observation")
+        if self._policies[name].seeded:
+
+            @tf.function(input_signature=[observation, tf.TensorSpec([], tf.int32, name="seed")])
+            def seeded(observation: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+                return {"action": act(observation, seed)}
+
+            return seeded
+
+        @tf.function(input_signature=[observation])
+        def unseeded(observation: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"action": act(observation, tf.constant(0))}
+
+        return unseeded
+
+    def _used_state(self, signatures: dict[str, Callable[..., dict[str, tf.Tensor]]]) -> list[tf.Variable]:
+        """The variables that acting reads; optimiser slots and the like stay out of the export."""
+        used = {id(v) for function in signatures.values() for v in function.get_concrete_function().variables}
+        return [variable for variable in self._state if id(variable) in used]
+
+
+def place_directory(temporary: Path, directory: Path) -> None:
+    """Renames a finished directory into place.
+
+    Raises:
+      UserError: if something is there already.
+    """
+    if directory.exists():
+        raise UserError(f"{directory}: already exists; remove it or choose another name")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, directory)
+
+
+class LoadedPolicy:
+    """A policy read back from `DeployedPolicy.save`: `act(name, observation [N, O], seed)` -> action [N, A]."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises UserError if the directory does not hold an exported policy."""
+        try:
+            self.facts: dict[str, object] = json.loads((directory / METADATA).read_text())
+            self._signatures = tf.saved_model.load(str(directory)).signatures
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise UserError(f"{directory}: not an exported policy ({str(error).splitlines()[0]})") from error
+
+    def act(self, name: str, observation: np.ndarray, seed: int) -> np.ndarray:
+        """`name` as in `DeployedPolicy`; "mean" is the export's serving_default."""
+        signature = self._signatures[name if name in self._signatures else "serving_default"]
+        arguments = {"observation": tf.constant(observation, tf.float32)}
+        if "seed" in signature.structured_input_signature[1]:
+            arguments["seed"] = tf.constant(seed, tf.int32)
+        return signature(**arguments)["action"].numpy()

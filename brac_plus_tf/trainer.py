@@ -1,0 +1,168 @@
+"""The training loop: runs an agent's stages in compiled calls of many steps. It knows no algorithm."""
+
+import dataclasses
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import gin
+import tensorflow as tf
+from absl import logging
+from tqdm import tqdm
+
+from brac_plus_tf.agents.base import Agent, Stage, named_variables
+from brac_plus_tf.datasets import OfflineDataset
+from brac_plus_tf.randomness import Purpose, base_seed, fold
+from brac_plus_tf.run_record import Position, RunRecord
+from brac_plus_tf.stage_cache import StageCache
+from brac_plus_tf.types import UserError
+
+Evaluate = Callable[[], dict[str, float]]
+RunSteps = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the state is saved and the same command goes on from there."""
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """How often things happen beside training; none of it changes what is learned.
+
+    steps_per_call: gradient steps per compiled call; metrics are their means. checkpoint_interval: gradient steps.
+    evaluation_epochs: epochs between evaluations. compiled: XLA; without it the same steps run as a plain graph.
+    """
+
+    steps_per_call: int = 500
+    checkpoint_interval: int = 20_000
+    evaluation_epochs: int = 10
+    compiled: bool = True
+
+
+def run(
+    agent: Agent,
+    dataset: OfflineDataset,
+    record: RunRecord,
+    cache: StageCache,
+    evaluate: Evaluate | None,
+    seed: int,
+    loop: Loop,
+) -> None:
+    """Trains `agent` through all its stages, from the newest checkpoint on if there is one.
+
+    Args:
+      evaluate: () -> metrics of the current policy; None where there is no environment.
+    Raises:
+      Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+      UserError: if a metric is not finite.
+    """
+    variables = named_variables(agent.components())
+    position = record.restore(variables)
+    stages = agent.stages()
+    with _stop_requests() as stop_requested:
+        for index, stage in enumerate(stages):
+            if index < position.stage:
+                continue
+            step = position.step if index == position.stage else 0
+            if step == 0 and cache.load(stages, index):
+                logging.info("stage %s: reused, %d steps", stage.name, stage.steps)
+            else:
+                _train_stage(agent, stages, index, step, dataset, record, evaluate, seed, loop, stop_requested)
+                cache.store(stages, index)
+            record.save(variables, Position(index + 1, 0))
+
+
+def _train_stage(
+    agent: Agent,
+    stages: Sequence[Stage],
+    index: int,
+    step: int,
+    dataset: OfflineDataset,
+    record: RunRecord,
+    evaluate: Evaluate | None,
+    seed: int,
+    loop: Loop,
+    stop_requested: list[int],
+) -> None:
+    stage, variables = stages[index], named_variables(agent.components())
+    stage_seed = fold(base_seed(seed), index)
+    run_steps = compile_stage(stage, dataset, stage_seed, loop.compiled)
+    interval = loop.evaluation_epochs * stage.epoch_steps
+    with tqdm(total=stage.steps, initial=step, desc=stage.name, unit="step", file=sys.stdout, mininterval=1.0) as bar:
+        while step < stage.steps:
+            if step % stage.epoch_steps == 0:
+                for warning in stage.prepare(dataset, step, fold(stage_seed, Purpose.EPOCH, step)):
+                    logging.warning("%s: %s", stage.name, warning)
+            start, step = step, min(*(_next_multiple(step, size) for size in (loop.steps_per_call, stage.epoch_steps)), stage.steps)
+            record.write_metrics(stage.name, step, _mean_metrics(run_steps, stage, start, step - start))
+            bar.update(step - start)
+            if stage.evaluate and evaluate and (step % interval == 0 or step == stage.steps):
+                scores = evaluate()
+                record.write_metrics(stage.name, step, {f"evaluation/{key}": value for key, value in scores.items()})
+                bar.set_postfix({key: f"{value:.1f}" for key, value in scores.items()}, refresh=False)
+            if stop_requested or start // loop.checkpoint_interval != step // loop.checkpoint_interval:
+                record.save(variables, Position(index, step))
+            if stop_requested:
+                raise Interrupted(f"{stage.name} step {step}")
+
+
+def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
+    """A function (first step, count) -> sums of the metrics, tracing the stage's update once."""
+
+    @tf.function
+    def one_step(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        step_seed = fold(seed, Purpose.UPDATE, step)
+        batch = dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH))
+        return stage.update(batch, step_seed)
+
+    traced = one_step.get_concrete_function(tf.TensorSpec([], tf.int32))
+    zeros = tf.nest.map_structure(lambda _: tf.zeros([]), traced.structured_outputs)
+
+    @tf.function(
+        jit_compile=compiled, input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)]
+    )
+    def run_steps(first: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        def body(index: tf.Tensor, sums: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            return index + 1, tf.nest.map_structure(tf.add, sums, traced(first + index))
+
+        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), zeros))[1]
+
+    return run_steps
+
+
+def _mean_metrics(run_steps: RunSteps, stage: Stage, step: int, count: int) -> dict[str, float]:
+    sums = run_steps(tf.constant(step), tf.constant(count))
+    means = {name: float(value) / count for name, value in sums.items()}
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        raise UserError(
+            f"{stage.name}: {', '.join(broken)} not finite between steps {step} and {step + count}; training stopped, "
+            "the last checkpoint is from before; lower the learning rate or check the data"
+        )
+    return means
+
+
+def _next_multiple(step: int, interval: int) -> int:
+    return (step // interval + 1) * interval
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of dying of them; a second signal acts as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

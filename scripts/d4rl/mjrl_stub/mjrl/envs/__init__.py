@@ -1,0 +1,1 @@
+"""Stand-in for mjrl.envs; see `mujoco_env`."""

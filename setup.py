@@ -1,0 +1,46 @@
+"""Packaging. Version ranges are those the test suite has been run with."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version = re.search(r'__version__ = "(.+)"', Path("brac_plus_tf/__init__.py").read_text()).group(1)
+
+setup(
+    name="brac_plus_tf",
+    version=version,
+    description="BRAC+ (behaviour-regularised offline reinforcement learning) in TensorFlow 2",
+    long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["brac_plus_tf", "brac_plus_tf.*"]),
+    package_data={"brac_plus_tf": ["*.json"]},
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-probability>=0.25,<0.26",
+        "tf-keras>=2.21,<2.22",
+        "tensorboard>=2.19,<2.22",
+        "absl-py>=2.1,<3",
+        "gin-config>=0.5,<0.6",
+        "numpy>=1.26,<3",
+        "h5py>=3.11,<4",
+        "safetensors>=0.4,<0.9",
+        "gymnasium>=1.2,<1.3",
+        "mujoco>=3.1.6,<3.2",
+        "tqdm>=4.66,<5",
+        "matplotlib>=3.8,<4",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8,<10",
+            "hypothesis>=6,<7",
+            "scipy>=1.11,<2",
+            "ruff>=0.6,<1",
+            "mypy>=1.11,<3",
+            "gymnasium-robotics>=1.4,<1.5",
+        ],
+        "adroit": ["gymnasium-robotics>=1.4,<1.5"],
+        "minari": ["minari>=0.5,<0.6"],
+    },
+)
