@@ -12,7 +12,7 @@ from collections.abc import Callable
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture, split_gaussian, tfd
+from brac_plus_tf.distributions import Distribution, diagonal_gaussian, gaussian_mixture, split_gaussian
 from brac_plus_tf.networks import EnsembleMLP
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import Dimensions, Metrics, check_shapes
@@ -26,11 +26,11 @@ class ConditionalVAE:
     decoder(observation [B, O], latent [.., B, Z]) -> p(u|s,z), a mixture with batch [.., B], event [A]
     """
 
-    posterior: Callable[[tf.Tensor, tf.Tensor], tfd.Distribution]
-    decoder: Callable[[tf.Tensor, tf.Tensor], tfd.Distribution]
+    posterior: Callable[[tf.Tensor, tf.Tensor], Distribution]
+    decoder: Callable[[tf.Tensor, tf.Tensor], Distribution]
     latent_size: int
 
-    def prior(self) -> tfd.Distribution:
+    def prior(self) -> Distribution:
         """p(z) = N(0, I), event [Z]."""
         return diagonal_gaussian(tf.zeros([self.latent_size]), tf.ones([self.latent_size]))
 
@@ -52,9 +52,7 @@ class ConditionalVAE:
             "active_units": tf.reduce_sum(tf.cast(spread > 0.01, tf.float32)),
         }
 
-    def log_prob(
-        self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor
-    ) -> tf.Tensor:
+    def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
         """Importance-sampled log pi_b(u|s) [B] in nats, u-space: log mean_n p(u|s,z_n) p(z_n) / q(z_n|s,u)."""
         posterior = self.posterior(observation, pre_tanh_action)
         latent = posterior.sample(samples, seed=fold(seed, Purpose.LATENT))
@@ -62,9 +60,7 @@ class ConditionalVAE:
         log_joint = self.decoder(observation, latent).log_prob(pre_tanh_action) + log_weight
         return tf.reduce_logsumexp(log_joint, axis=0) - math.log(samples)
 
-    def prior_decoder(
-        self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor
-    ) -> tfd.Distribution:
+    def prior_decoder(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> Distribution:
         """p(u|s,z) for z drawn from the prior, each entry clipped to +-latent_clip: batch [samples, B], event [A]."""
         shape = [samples, observation.shape[0] or tf.shape(observation)[0], self.latent_size]
         latent = tf.random.stateless_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT), alg="philox")
@@ -145,11 +141,11 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
         encode, decode = self.encoder.member(index), self.decoder.member(index)
         components, log_std_range = self._shape.mixture_components, self._shape.log_std_range
 
-        def posterior(observation: tf.Tensor, pre_tanh_action: tf.Tensor) -> tfd.Distribution:
+        def posterior(observation: tf.Tensor, pre_tanh_action: tf.Tensor) -> Distribution:
             parameters = encode(tf.concat([observation, pre_tanh_action], axis=-1))
             return diagonal_gaussian(*split_gaussian(parameters, log_std_range))
 
-        def decoder(observation: tf.Tensor, latent: tf.Tensor) -> tfd.Distribution:
+        def decoder(observation: tf.Tensor, latent: tf.Tensor) -> Distribution:
             observation = tf.broadcast_to(
                 observation, tf.concat([tf.shape(latent)[:-1], tf.shape(observation)[-1:]], axis=0)
             )

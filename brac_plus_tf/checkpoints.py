@@ -29,7 +29,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another directory") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another directory"
+        ) from error
 
 
 def _digest(arrays: Mapping[str, np.ndarray], record: str) -> str:
@@ -41,10 +43,17 @@ def _digest(arrays: Mapping[str, np.ndarray], record: str) -> str:
     return digest.hexdigest()
 
 
-def save_state(path: Path, variables: Mapping[str, tf.Variable], record: dict[str, object]) -> None:
-    """Writes all variables and `record` (JSON-ready) to `path`."""
+def save_state(path: Path, variables: Mapping[str, tf.Variable], record: Mapping[str, object]) -> None:
+    """Writes all variables and `record` (JSON-ready) to `path`.
+
+    Raises:
+      UserError: if the file cannot be written, or a value is not finite: nothing could go on from it.
+    """
     # np.array(order="C") also copies: the file holds the values of this moment
     arrays = {name: np.array(variable.numpy(), order="C") for name, variable in variables.items()}
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise UserError(f"{path}: not written, {len(broken)} variables are not finite, first {broken[0]}")
     text = json.dumps(record, sort_keys=True)
     metadata = {"record": text, "sha256": _digest(arrays, text)}
     write_atomically(path, safetensors.numpy.save(arrays, metadata))
@@ -59,16 +68,18 @@ def load_state(path: Path, variables: Mapping[str, tf.Variable]) -> dict[str, ob
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable state file ({error})") from error
     if metadata.get("sha256") != _digest(arrays, metadata.get("record", "")):
         raise UserError(f"{path}: damaged, its contents do not match their checksum")
-    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    stored = {name: array.shape for name, array in arrays.items()}
-    if shapes != stored:
-        differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
-        raise UserError(f"{path}: belongs to another configuration; {len(differing)} variables differ, first {differing[0]}")
+    wanted = {name: (tuple(variable.shape), tf.as_dtype(variable.dtype).name) for name, variable in variables.items()}
+    stored = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+    if wanted != stored:
+        differing = sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
+        raise UserError(
+            f"{path}: belongs to another configuration; {len(differing)} variables differ, first {differing[0]}"
+        )
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return json.loads(metadata["record"])

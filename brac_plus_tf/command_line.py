@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from brac_plus_tf.types import UserError
 
@@ -14,6 +14,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` under absl: a UserError becomes one line on stderr and exit status 1, unless --debug."""
 
     def guarded(argv: Sequence[str]) -> int:
+        logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
         except UserError as error:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gin
+from absl import logging
 
 # every module that registers something a gin file may name
 import brac_plus_tf.agents.brac_plus
@@ -24,10 +25,14 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
     """
     gin.clear_config()
     gin.add_config_file_search_path(str(_CONFIGS))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # gin reports each place where an include is not, before it finds it
     try:
         gin.parse_config_files_and_bindings(list(files), list(bindings), skip_unknown=False)
     except (OSError, ValueError, SyntaxError, AttributeError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"gin: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def check_effective(bindings: Sequence[str], operative_config: str) -> None:

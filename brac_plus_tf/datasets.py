@@ -7,6 +7,7 @@ hold: see hdf5_reader.py.
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Sequence
 
 import gin
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf import dataset_download, hdf5_reader
-from brac_plus_tf.episodes import check_lengths, cut_rows, split_episodes, to_transitions
+from brac_plus_tf.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
 from brac_plus_tf.hdf5_reader import Rows
 from brac_plus_tf.tasks import Task, find_task
 from brac_plus_tf.types import Dimensions, Transition, UserError
@@ -102,6 +103,15 @@ class OfflineDataset:
         """M, the number of transitions that `sample` draws from."""
         return len(self.transitions.reward)
 
+    def facts(self) -> dict[str, object]:
+        """What identifies the data in a run's record, JSON-ready."""
+        return {
+            "files": [os.path.basename(file) for file in self.files],
+            "sha256": self.sha256,
+            "rows": list(self.row_counts),
+            "transitions": self.number_of_transitions,
+        }
+
     @functools.cached_property
     def tensors(self) -> Transition:
         """The transitions as tensors, made at first use and held once; compiled functions capture them."""
@@ -120,6 +130,23 @@ class OfflineDataset:
         count = self.number_of_transitions
         indices = tf.random.stateless_uniform(shape, seed, 0, count, tf.int32, alg="philox")
         return Transition(*(tf.gather(tensor, indices) for tensor in self.tensors))
+
+
+def dataset_task(source: str, environment: str | None = None) -> Task | None:
+    """The task named by the user, else by a D4RL dataset name, else by the file's env_id; None if none is known.
+
+    Raises:
+      UserError: if the user named an unknown task.
+    """
+    if environment is None and dataset_download.is_dataset_name(source):
+        environment = source
+    if environment is not None:
+        return find_task(environment)
+    recorded = hdf5_reader.environment_id(source)
+    try:
+        return find_task(recorded) if recorded else None
+    except UserError:
+        return None
 
 
 @gin.register
@@ -158,27 +185,16 @@ def load_dataset(
         task = find_task(sources[0])
     files = tuple(dataset_download.find_dataset_file(name, data_dir, download) for name in sources)
     file_rows = _read_files(files, task.dimensions if task else None)
-    dimensions = Dimensions(file_rows[0].observations.shape[1], file_rows[0].actions.shape[1])
+    dimensions = file_rows[0].dimensions
     low, high = (task.action_low, task.action_high) if task else (action_low, action_high)
     action_center, action_half_range = _action_affine(low, high, dimensions.action)
     for rows in file_rows:
         _check_actions(rows, action_center, action_half_range)
 
-    cuts = [cut_rows(rows, task.horizon if task else None) for rows in file_rows]
-    episodes = [split_episodes(rows, cut) for rows, cut in zip(file_rows, cuts, strict=True)]
-    if task and not allow_longer_episodes:
-        for rows, of_file in zip(file_rows, episodes, strict=True):
-            check_lengths(rows.path, of_file, task.horizon)
+    cuts, episodes = _episodes(file_rows, None if task is None else task.horizon, allow_longer_episodes)
     row_counts = tuple(len(rows.rewards) for rows in file_rows)
-    names = ", ".join(files)
     transitions = _concatenate_transitions(file_rows, cuts)
-    if len(transitions.reward) == 0:
-        raise UserError(f"{names}: no row yields a transition; store next_observations, or longer episodes")
-    if rescale_rewards and transitions.reward.min() == transitions.reward.max():
-        raise UserError(
-            f"{names}: key 'rewards' is {transitions.reward[0]:g} in every transition and cannot be rescaled to "
-            f"[0, 1]; check the data, or set rescale_rewards to False"
-        )
+    _check_transitions(transitions, ", ".join(files), rescale_rewards)
     return OfflineDataset(
         *_rescale(transitions, action_center, action_half_range, normalize_observations, rescale_rewards),
         hdf5_reader.contents_sha256(files),
@@ -190,11 +206,20 @@ def load_dataset(
 
 
 def _read_files(files: Sequence[str], dimensions: Dimensions | None) -> list[Rows]:
-    file_rows: list[Rows] = []
-    for path in files:
-        file_rows.append(hdf5_reader.read_rows(path, dimensions))
-        dimensions = Dimensions(file_rows[0].observations.shape[1], file_rows[0].actions.shape[1])
-    return file_rows
+    first = hdf5_reader.read_rows(files[0], dimensions)
+    return [first, *(hdf5_reader.read_rows(path, first.dimensions) for path in files[1:])]
+
+
+def _episodes(
+    file_rows: list[Rows], horizon: int | None, allow_longer: bool
+) -> tuple[list[np.ndarray], list[Episodes]]:
+    """Each file's cut rows and episodes."""
+    cuts = [cut_rows(rows, horizon) for rows in file_rows]
+    episodes = [split_episodes(rows, cut) for rows, cut in zip(file_rows, cuts, strict=True)]
+    if horizon is not None and not allow_longer:
+        for rows, of_file in zip(file_rows, episodes, strict=True):
+            check_lengths(rows.path, of_file, horizon)
+    return cuts, episodes
 
 
 def _action_affine(
@@ -228,6 +253,17 @@ def _concatenate_transitions(file_rows: list[Rows], cuts: list[np.ndarray]) -> T
     if len(parts) == 1:
         return parts[0]
     return Transition(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def _check_transitions(transitions: Transition, names: str, rescale_rewards: bool) -> None:
+    rewards = transitions.reward
+    if len(rewards) == 0:
+        raise UserError(f"{names}: no row yields a transition; store next_observations, or longer episodes")
+    if rescale_rewards and rewards.min() == rewards.max():
+        raise UserError(
+            f"{names}: key 'rewards' is {rewards[0]:g} in every transition and cannot be rescaled to [0, 1]; "
+            f"check the data, or set rescale_rewards to False"
+        )
 
 
 def _rescale(

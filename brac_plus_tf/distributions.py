@@ -3,19 +3,22 @@
 A policy is handled through the distribution of its pre-tanh action u, a diagonal Gaussian; a = tanh(u).
 """
 
+from typing import Any
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-tfd = tfp.distributions
-tfb = tfp.bijectors
+tfd: Any = tfp.distributions
+tfb: Any = tfp.bijectors
+Distribution = Any  # a TFP distribution; TFP carries no types
 
 
-def diagonal_gaussian(mean: tf.Tensor, standard_deviation: tf.Tensor) -> tfd.Distribution:
+def diagonal_gaussian(mean: tf.Tensor, standard_deviation: tf.Tensor) -> Distribution:
     """N(mean, diag standard_deviation^2) with the last axis as its event."""
     return tfd.Independent(tfd.Normal(mean, standard_deviation), reinterpreted_batch_ndims=1)
 
 
-def gaussian_mixture(logits: tf.Tensor, mean: tf.Tensor, standard_deviation: tf.Tensor) -> tfd.Distribution:
+def gaussian_mixture(logits: tf.Tensor, mean: tf.Tensor, standard_deviation: tf.Tensor) -> Distribution:
     """sum_k softmax(logits)_k N(mean_k, diag standard_deviation_k^2).
 
     Args:
@@ -39,7 +42,7 @@ def inverse_tanh(action: tf.Tensor, margin: float) -> tf.Tensor:
     return tf.atanh(tf.clip_by_value(action, margin - 1.0, 1.0 - margin))
 
 
-def tanh_log_prob(distribution: tfd.Distribution, pre_tanh_action: tf.Tensor) -> tf.Tensor:
+def tanh_log_prob(distribution: Distribution, pre_tanh_action: tf.Tensor) -> tf.Tensor:
     """log pi(a|s) in nats of a = tanh(u), given u [.., A]: log p(u) - sum_i log(1 - tanh(u_i)^2).
 
     The Jacobian is evaluated at u in its stable form, 2 (log 2 - u - softplus(-2u)); it never sees a = +-1.
@@ -48,7 +51,7 @@ def tanh_log_prob(distribution: tfd.Distribution, pre_tanh_action: tf.Tensor) ->
     return distribution.log_prob(pre_tanh_action) - jacobian
 
 
-def gaussian_to_mixture_kl_bound(gaussian: tfd.Distribution, mixture: tfd.Distribution) -> tf.Tensor:
+def gaussian_to_mixture_kl_bound(gaussian: Distribution, mixture: Distribution) -> tf.Tensor:
     """Closed-form upper bound on KL(f || sum_k w_k g_k) in nats, f and g_k diagonal Gaussians.
 
         KL(f || g) <= -log sum_k w_k exp(-KL(f || g_k));  equality for K = 1.

@@ -12,7 +12,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.behavior import ConditionalVAE
-from brac_plus_tf.distributions import gaussian_to_mixture_kl_bound, tfd
+from brac_plus_tf.distributions import Distribution, gaussian_to_mixture_kl_bound
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import check_shapes
 
@@ -24,7 +24,7 @@ class Divergence(Protocol):
 
     def __call__(
         self,
-        policy: tfd.Distribution,
+        policy: Distribution,
         pre_tanh_action: tf.Tensor,
         behavior: ConditionalVAE,
         observation: tf.Tensor,
@@ -51,7 +51,7 @@ class KLUpperBound:
 
     def __call__(
         self,
-        policy: tfd.Distribution,
+        policy: Distribution,
         pre_tanh_action: tf.Tensor,
         behavior: ConditionalVAE,
         observation: tf.Tensor,
@@ -78,7 +78,7 @@ class SampledKL:
 
     def __call__(
         self,
-        policy: tfd.Distribution,
+        policy: Distribution,
         pre_tanh_action: tf.Tensor,
         behavior: ConditionalVAE,
         observation: tf.Tensor,
@@ -139,7 +139,7 @@ class MMD:
 
     def __call__(
         self,
-        policy: tfd.Distribution,
+        policy: Distribution,
         pre_tanh_action: tf.Tensor,
         behavior: ConditionalVAE,
         observation: tf.Tensor,

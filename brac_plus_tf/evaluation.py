@@ -33,6 +33,22 @@ class Episodes:
         return summary
 
 
+def report(episodes: Episodes, task: Task, backend: str, action: str) -> dict[str, object]:
+    """evaluation.json's content: summary, every episode's return, and where it came from."""
+    content: dict[str, object] = {
+        "task": task.name,
+        "backend": backend,
+        "action": action,
+        "episodes": len(episodes.returns),
+        **episodes.summary(task),
+        "returns": episodes.returns.tolist(),
+        "lengths": episodes.lengths.tolist(),
+    }
+    if task.reference_score is not None:
+        content["scores"] = np.asarray(task.normalized_score(episodes.returns)).tolist()
+    return content
+
+
 class Evaluator:
     """Runs episodes; keeps its environments between calls. Equal seeds give equal episodes."""
 

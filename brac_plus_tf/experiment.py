@@ -9,17 +9,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brac_plus_tf import configuration, hdf5_reader, trainer
+from brac_plus_tf import configuration, trainer
 from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.dataset_download import is_dataset_name
-from brac_plus_tf.datasets import OfflineDataset, load_dataset
+from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
 from brac_plus_tf.environments import Environment, make_environment
-from brac_plus_tf.evaluation import Episodes, Evaluator
+from brac_plus_tf.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.randomness import initializer_seed
-from brac_plus_tf.run_record import RunRecord, host_facts, read_metrics
+from brac_plus_tf.run_record import RunRecord, host_facts, read_metrics, write_json
 from brac_plus_tf.saved_policy import DeployedPolicy
 from brac_plus_tf.stage_cache import StageCache
-from brac_plus_tf.tasks import Task, find_task
+from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import Dimensions, UserError
 
 
@@ -40,11 +40,36 @@ class Experiment:
     dataset: str | tuple[str, ...] = gin.REQUIRED
     environment: str = "auto"
     load_dataset: Callable[..., OfflineDataset] = load_dataset
-    make_environment: Callable[[Task], object] = make_environment
+    make_environment: Callable[[Task], Environment] = make_environment
     evaluation_episodes: int = 10
     final_episodes: int = 100
     action: str = "mean"
     loop: trainer.Loop = trainer.Loop()
+
+
+class LivePolicyEvaluation:
+    """Episodes of the policy being trained, in one task's environment; every evaluation has the same starts."""
+
+    def __init__(self, experiment: Experiment, task: Task, policy: DeployedPolicy, seed: int) -> None:
+        self._experiment, self._task, self._act = experiment, task, policy.act[experiment.action]
+        self._seed = initializer_seed(seed, "evaluation")
+        self._evaluator = Evaluator(lambda: experiment.make_environment(task), task.horizon)
+        self.backend: str = experiment.make_environment(task).backend
+
+    def _episodes(self, count: int, progress: bool) -> Episodes:
+        def act(observation: np.ndarray, counter: int) -> np.ndarray:
+            return self._act(tf.constant(observation), tf.constant(counter)).numpy()
+
+        return self._evaluator.run(act, count, self._seed, progress)
+
+    def intermediate(self) -> dict[str, float]:
+        """Summary of the few episodes that training affords now and then."""
+        return self._episodes(self._experiment.evaluation_episodes, progress=False).summary(self._task)
+
+    def final(self) -> dict[str, object]:
+        """evaluation.json's content for the last policy."""
+        episodes = self._episodes(self._experiment.final_episodes, progress=True)
+        return report(episodes, self._task, self.backend, self._experiment.action)
 
 
 def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
@@ -57,98 +82,43 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
       trainer.Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
     sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
-    task = find_environment_task(experiment.environment, sources)
-    dataset = experiment.load_dataset(sources, task or dataset_task(sources))
-    evaluator, backend = None, None
-    if task:
-        first = experiment.make_environment(task)
-        backend = first.backend
-        evaluator = Evaluator(lambda: experiment.make_environment(task), task.horizon)
+    task = evaluation_task(experiment.environment, sources)
+    dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
     agent = experiment.agent(dataset.dimensions, seed)
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     if experiment.action not in policy.act:
         raise UserError(f"Experiment.action: {experiment.action!r} is none of {', '.join(policy.act)}")
-
-    record = RunRecord(Path(root_dir) / task_label(sources) / experiment.agent_name / str(seed))
+    evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
-    facts = {
-        "seed": seed,
-        "dataset": {
-            "files": [Path(file).name for file in dataset.files],
-            "sha256": dataset.sha256,
-            "rows": list(dataset.row_counts),
-            "transitions": dataset.number_of_transitions,
-        },
-        "environment": {"task": task.name, "backend": backend} if task else None,
-        "agent": experiment.agent_name,
-        "action": experiment.action,
-        "host": host_facts(),
-    }
-    record.begin(operative_config, facts)
-    if not evaluator:
+
+    record = RunRecord(Path(root_dir) / task_label(sources) / experiment.agent_name / str(seed))
+    environment = {"task": task.name, "backend": evaluation.backend} if task and evaluation else None
+    facts = {"agent": experiment.agent_name, "seed": seed, "environment": environment, "dataset": dataset.facts()}
+    record.begin(operative_config, {**facts, "host": host_facts()})
+    if evaluation is None:
         logging.warning("no environment: the policy is trained and exported, but not evaluated")
 
-    def act(observation: np.ndarray, counter: int) -> np.ndarray:
-        return policy.act[experiment.action](tf.constant(observation), tf.constant(counter)).numpy()
-
-    def evaluate() -> dict[str, float]:
-        return evaluator.run(act, experiment.evaluation_episodes, evaluation_seed(seed)).summary(task)
-
     cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, experiment.loop.compiled)
-    trainer.run(agent, dataset, record, cache, evaluate if evaluator else None, seed, experiment.loop)
-    results = None
-    if evaluator and not (record.directory / "evaluation.json").exists():
-        episodes = evaluator.run(act, experiment.final_episodes, evaluation_seed(seed), progress=True)
-        results = evaluation_report(episodes, task, backend, experiment.action)
-        results["last_evaluations"] = last_evaluations(record.directory)
-        record.write_json("evaluation.json", results)
+    trainer.run(agent, dataset, record, cache, evaluation.intermediate if evaluation else None, seed, experiment.loop)
+    if evaluation and not (record.directory / "evaluation.json").exists():
+        results = {**evaluation.final(), "last_evaluations": last_evaluations(record.directory)}
+        write_json(record.directory / "evaluation.json", results)
     if not (record.directory / "saved_model").exists():
-        policy.save(record.directory / "saved_model", {"environment": facts["environment"], "agent": experiment.agent_name})
+        policy.save(record.directory / "saved_model", facts)
     return record.directory
 
 
-def find_environment_task(environment: str, sources: Sequence[str]) -> Task | None:
-    """The task to evaluate in: as named, or with "auto" the dataset's own; None where there is none."""
+def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
+    """The task to evaluate in: as named, with "auto" the dataset's own, with "none" nothing."""
     if environment == "none":
         return None
-    if environment != "auto":
-        return find_task(environment)
-    if is_dataset_name(sources[0]):
-        return find_task(sources[0])
-    recorded = hdf5_reader.environment_id(sources[0])
-    return find_task(recorded) if recorded else None
-
-
-def dataset_task(sources: Sequence[str]) -> Task | None:
-    """The task that gives action bounds and horizon where no environment is used."""
-    return find_environment_task("auto", sources)
+    return dataset_task(sources[0], None if environment == "auto" else environment)
 
 
 def task_label(sources: Sequence[str]) -> str:
     """The directory name of a dataset: its D4RL name, or its files' stems joined."""
     return "+".join(source if is_dataset_name(source) else Path(source).stem for source in sources)
-
-
-def evaluation_seed(seed: int) -> int:
-    """Episodes' seeds are apart from training's."""
-    return initializer_seed(seed, "evaluation")
-
-
-def evaluation_report(episodes: object, task: Task, backend: str, action: str) -> dict[str, object]:
-    """evaluation.json's content: summary, every episode's return, and where it came from."""
-    report = {
-        "task": task.name,
-        "backend": backend,
-        "action": action,
-        "episodes": len(episodes.returns),
-        **episodes.summary(task),
-        "returns": episodes.returns.tolist(),
-        "lengths": episodes.lengths.tolist(),
-    }
-    if task.reference_score is not None:
-        report["scores"] = np.asarray(task.normalized_score(episodes.returns)).tolist()
-    return report
 
 
 def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:

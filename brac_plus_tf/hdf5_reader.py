@@ -37,6 +37,11 @@ class Rows(NamedTuple):
     timeouts: np.ndarray | None
     next_observations: np.ndarray | None
 
+    @property
+    def dimensions(self) -> Dimensions:
+        """Entries of one observation and of one action."""
+        return Dimensions(self.observations.shape[1], self.actions.shape[1])
+
 
 def read_rows(path: str, dimensions: Dimensions | None = None) -> Rows:
     """Reads and validates one file.

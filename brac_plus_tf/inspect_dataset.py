@@ -11,11 +11,10 @@ import matplotlib.figure
 import numpy as np
 from absl import flags
 
-from brac_plus_tf import hdf5_reader
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.dataset_download import find_dataset_file, is_dataset_name
-from brac_plus_tf.datasets import OfflineDataset, load_dataset
-from brac_plus_tf.tasks import Task, find_task
+from brac_plus_tf.dataset_download import find_dataset_file
+from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
+from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import UserError
 
 _SATURATED = 0.999
@@ -38,23 +37,6 @@ def main(argv: Sequence[str]) -> None:
     )
     rows = [*summary(dataset, task), ("histogram of returns", write_histogram(dataset, options.output))]
     print(format_table([*rows, ("verdict", "valid")]))
-
-
-def dataset_task(source: str, environment: str | None) -> Task | None:
-    """The task named by the user, else by a D4RL dataset name, else by the file's env_id; None if none is known.
-
-    Raises:
-      UserError: if the user named an unknown task.
-    """
-    if environment is None and is_dataset_name(source):
-        environment = source
-    if environment is not None:
-        return find_task(environment)
-    recorded = hdf5_reader.environment_id(source)
-    try:
-        return find_task(recorded) if recorded else None
-    except UserError:
-        return None
 
 
 def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]:

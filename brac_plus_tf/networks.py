@@ -1,12 +1,13 @@
 """Keras networks: they map tensors to parameters or values; distributions are built around them elsewhere."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.distributions import diagonal_gaussian, split_gaussian, tfd
+from brac_plus_tf.distributions import Distribution, diagonal_gaussian, split_gaussian
 from brac_plus_tf.lagrange import DualLoss, softplus_inverse, straight_through
 from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.types import Dimensions
@@ -26,7 +27,7 @@ class EnsembleMLP(tf.keras.layers.Layer):
         self.members = members
         self._kernels, self._biases = [], []
         sizes = (input_size, *hidden_sizes, output_size)
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             glorot = [
                 tf.keras.initializers.GlorotUniform(seed=initializer_seed(seed, f"{name}/{member}/{layer}"))
                 for member in range(members)
@@ -88,7 +89,7 @@ class ActorNetwork(EnsembleMLP):
     def call(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return split_gaussian(self.member(0)(observation), self._log_std_range)
 
-    def distribution(self, observation: tf.Tensor) -> tfd.Distribution:
+    def distribution(self, observation: tf.Tensor) -> Distribution:
         """The pre-tanh action's distribution, batch [B], event [A]."""
         return diagonal_gaussian(*self(observation))
 
@@ -120,7 +121,7 @@ class CriticNetwork(EnsembleMLP):
         size = dimensions.observation + dimensions.action
         super().__init__(shape.members, size, shape.hidden_sizes, 1, seed, name)
 
-    def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
         inputs = tf.concat([observation, action], axis=-1)
         return tf.squeeze(super().call(inputs), axis=-1)
 

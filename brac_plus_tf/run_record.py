@@ -1,6 +1,6 @@
 """A run's directory: configuration, host facts, metrics, checkpoints, evaluation; everything a reader needs later.
 
-    operative_config.gin  run.json  metrics.csv  tensorboard/  checkpoints/  evaluation.json  saved_model/
+operative_config.gin  run.json  metrics.csv  tensorboard/  checkpoints/  evaluation.json  saved_model/
 """
 
 import csv
@@ -46,7 +46,7 @@ class RunRecord:
         self._checkpoints = directory / "checkpoints"
         try:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = open(directory / ".lock", "w")  # noqa: SIM115 (held as long as the run)
+            self._lock = open(directory / ".lock", "w")  # held as long as the run
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{directory}: another process is working on this run; wait for it or stop it") from error
@@ -67,11 +67,9 @@ class RunRecord:
             self._check_same(config_file.read_text(), operative_config, read_facts(self.directory), facts)
         else:
             write_atomically(config_file, operative_config.encode())
-            write_atomically(facts_file, (json.dumps(facts, indent=2) + "\n").encode())
+            write_json(facts_file, facts)
 
-    def _check_same(
-        self, old_config: str, new_config: str, old: dict[str, object], new: dict[str, object]
-    ) -> None:
+    def _check_same(self, old_config: str, new_config: str, old: dict[str, object], new: dict[str, object]) -> None:
         difference = [
             line
             for line in difflib.unified_diff(_lines(old_config), _lines(new_config), lineterm="", n=0)
@@ -83,7 +81,7 @@ class RunRecord:
         if difference:
             raise UserError(
                 f"{self.directory}: holds a run of another configuration ({'; '.join(difference)}); use another "
-                "--root_dir, or train.agent_name, or remove it"
+                "--root_dir, or another Experiment.agent_name, or remove it"
             )
 
     # Metrics -----------------------------------------------------------------------------------------------------
@@ -150,11 +148,10 @@ class RunRecord:
     def _existing(self) -> list[Path]:
         return sorted(self._checkpoints.glob("[0-9]*.safetensors"))
 
-    # Results -----------------------------------------------------------------------------------------------------
 
-    def write_json(self, name: str, content: object) -> None:
-        """Writes `content` to a file of the run directory."""
-        write_atomically(self.directory / name, (json.dumps(content, indent=2) + "\n").encode())
+def write_json(path: Path, content: object) -> None:
+    """Writes `content` to `path`, readable by people, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 class MetricRow(NamedTuple):
@@ -220,4 +217,5 @@ def _git_commit() -> str | None:
 
 
 def _lines(config: str) -> list[str]:
-    return [line for line in config.splitlines() if line.strip() and not line.startswith("#")]
+    """Settings only; the dataset is compared by its contents, not by its path."""
+    return [line for line in config.splitlines() if line.strip() and not line.startswith(("#", "Experiment.dataset "))]

@@ -1,10 +1,11 @@
-"""A policy as it is deployed: raw observations in, the environment's own actions out, loadable with TensorFlow alone."""
+"""A policy as it is deployed: raw observations in, the environment's own actions out, TensorFlow alone."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -70,7 +71,7 @@ class DeployedPolicy(tf.Module):
             content = {
                 "observation_size": self.dimensions.observation,
                 "action_size": self.dimensions.action,
-                "signatures": sorted(signatures),
+                "actions": names,
                 "scaling": json.loads(self._scaling.to_json()),
                 **facts,
             }
@@ -81,7 +82,7 @@ class DeployedPolicy(tf.Module):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _signature(self, name: str) -> Callable[..., dict[str, tf.Tensor]]:
+    def _signature(self, name: str) -> Any:
         act = self.act[name]
         observation = tf.TensorSpec([None, self.dimensions.observation], tf.float32, name="observation")
         if self._policies[name].seeded:
@@ -98,7 +99,7 @@ class DeployedPolicy(tf.Module):
 
         return unseeded
 
-    def _used_state(self, signatures: dict[str, Callable[..., dict[str, tf.Tensor]]]) -> list[tf.Variable]:
+    def _used_state(self, signatures: dict[str, Any]) -> list[tf.Variable]:
         """The variables that acting reads; optimiser slots and the like stay out of the export."""
         used = {id(v) for function in signatures.values() for v in function.get_concrete_function().variables}
         return [variable for variable in self._state if id(variable) in used]
@@ -117,19 +118,29 @@ def place_directory(temporary: Path, directory: Path) -> None:
 
 
 class LoadedPolicy:
-    """A policy read back from `DeployedPolicy.save`: `act(name, observation [N, O], seed)` -> action [N, A]."""
+    """A policy read back from `DeployedPolicy.save`; `dimensions` are its sizes, `actions` its ways to act."""
 
     def __init__(self, directory: Path) -> None:
         """Raises UserError if the directory does not hold an exported policy."""
         try:
-            self.facts: dict[str, object] = json.loads((directory / METADATA).read_text())
-            self._signatures = tf.saved_model.load(str(directory)).signatures
-        except (OSError, ValueError, tf.errors.OpError) as error:
+            facts = json.loads((directory / METADATA).read_text())
+            self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
+            self.actions: list[str] = list(facts["actions"])
+            signatures = tf.saved_model.load(str(directory)).signatures
+            self._signatures = {
+                name: signatures["serving_default" if name == self.actions[0] else name] for name in self.actions
+            }
+        except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise UserError(f"{directory}: not an exported policy ({str(error).splitlines()[0]})") from error
 
+    def check_action(self, name: str) -> None:
+        """Raises UserError if the policy has no such way to act."""
+        if name not in self._signatures:
+            raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
+
     def act(self, name: str, observation: np.ndarray, seed: int) -> np.ndarray:
-        """`name` as in `DeployedPolicy`; "mean" is the export's serving_default."""
-        signature = self._signatures[name if name in self._signatures else "serving_default"]
+        """observation [N, O] in raw units -> action [N, A] in the environment's own range."""
+        signature = self._signatures[name]
         arguments = {"observation": tf.constant(observation, tf.float32)}
         if "seed" in signature.structured_input_signature[1]:
             arguments["seed"] = tf.constant(seed, tf.int32)

@@ -1,6 +1,6 @@
 """Trains an agent on a dataset, evaluates it and exports its policy.
 
-    python -m brac_plus_tf.train --gin_file=gin_configs/brac_plus/hopper_medium_replay.gin
+python -m brac_plus_tf.train --gin_file=gin_configs/brac_plus/hopper_medium_replay.gin
 """
 
 import signal

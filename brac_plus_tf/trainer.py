@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import gin
 import tensorflow as tf
@@ -23,7 +24,7 @@ Evaluate = Callable[[], dict[str, float]]
 RunSteps = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (not an error)
     """The user asked to stop; the state is saved and the same command goes on from there."""
 
 
@@ -68,7 +69,7 @@ def run(
                 continue
             step = position.step if index == position.stage else 0
             if step == 0 and cache.load(stages, index):
-                logging.info("stage %s: reused, %d steps", stage.name, stage.steps)
+                print(f"{stage.name}: {stage.steps} steps reused from an equal run")
             else:
                 _train_stage(agent, stages, index, step, dataset, record, evaluate, seed, loop, stop_requested)
                 cache.store(stages, index)
@@ -96,7 +97,10 @@ def _train_stage(
             if step % stage.epoch_steps == 0:
                 for warning in stage.prepare(dataset, step, fold(stage_seed, Purpose.EPOCH, step)):
                     logging.warning("%s: %s", stage.name, warning)
-            start, step = step, min(*(_next_multiple(step, size) for size in (loop.steps_per_call, stage.epoch_steps)), stage.steps)
+            start, step = (
+                step,
+                min(*(_next_multiple(step, size) for size in (loop.steps_per_call, stage.epoch_steps)), stage.steps),
+            )
             record.write_metrics(stage.name, step, _mean_metrics(run_steps, stage, start, step - start))
             bar.update(step - start)
             if stage.evaluate and evaluate and (step % interval == 0 or step == stage.steps):
@@ -121,9 +125,7 @@ def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compil
     traced = one_step.get_concrete_function(tf.TensorSpec([], tf.int32))
     zeros = tf.nest.map_structure(lambda _: tf.zeros([]), traced.structured_outputs)
 
-    @tf.function(
-        jit_compile=compiled, input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)]
-    )
+    @tf.function(jit_compile=compiled, input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)])
     def run_steps(first: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         def body(index: tf.Tensor, sums: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             return index + 1, tf.nest.map_structure(tf.add, sums, traced(first + index))
@@ -153,7 +155,7 @@ def _next_multiple(step: int, interval: int) -> int:
 def _stop_requests() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list instead of dying of them; a second signal acts as usual."""
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def receive(number: int, frame: object) -> None:
         received.append(number)

@@ -106,14 +106,14 @@ def test_missing_package_is_named(monkeypatch, missing):
 def test_uncompiled_mujoco_py_is_not_imported(monkeypatch):
     found = importlib.util.find_spec("json")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    with pytest.raises(UserError, match="has not been compiled for this Python: run scripts/setup_d4rl.sh"):
+    with pytest.raises(UserError, match=r"has not been compiled for this Python: run scripts/setup_d4rl\.sh"):
         make_d4rl_environment("hopper-medium-v0")
 
 
 def test_failing_import_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(d4rl_backend, "_missing_part", lambda: None)
     monkeypatch.setitem(sys.modules, "d4rl", None)
-    with pytest.raises(UserError, match="genuine D4RL cannot run hopper-medium-v0: .*d4rl") as caught:
+    with pytest.raises(UserError, match=r"genuine D4RL cannot run hopper-medium-v0: .*d4rl") as caught:
         make_d4rl_environment("hopper-medium-v0")
     assert "\n" not in str(caught.value)
 

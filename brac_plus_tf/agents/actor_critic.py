@@ -8,7 +8,7 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.distributions import diagonal_gaussian, tanh_log_prob, tfd
+from brac_plus_tf.distributions import Distribution, diagonal_gaussian, tanh_log_prob
 from brac_plus_tf.losses import squared_td_error, td_target
 from brac_plus_tf.networks import ActorNetwork, CriticNetwork
 from brac_plus_tf.randomness import Purpose, fold
@@ -23,7 +23,7 @@ class PolicyDraw(NamedTuple):
     log_prob [N B], nats, of the squashed action.
     """
 
-    distribution: tfd.Distribution
+    distribution: Distribution
     observation: tf.Tensor
     pre_tanh_action: tf.Tensor
     action: tf.Tensor
@@ -84,19 +84,18 @@ def fit_critic(
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class MaxQ:
-    """Acting by the best of `samples` policy draws under min_j Q_j; draws are clipped to +-clip deviations."""
+    """Acting by the best of `samples` policy draws under min_j Q_j; draws are clipped to +-clip deviations, if given."""
 
     samples: int = 10
-    clip: float = math.inf
+    clip: float | None = None
 
-    def action(
-        self, actor: ActorNetwork, critic: CriticNetwork, observation: tf.Tensor, seed: tf.Tensor
-    ) -> tf.Tensor:
+    def action(self, actor: ActorNetwork, critic: CriticNetwork, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """observation [N, O] -> action [N, A] in [-1, 1]."""
         mean, standard_deviation = actor(observation)
         noise_shape = tf.concat([[self.samples], tf.shape(mean)], axis=0)
         noise = tf.random.stateless_normal(noise_shape, seed, alg="philox")
-        actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -self.clip, self.clip))
+        limit = math.inf if self.clip is None else self.clip
+        actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
         tiled = tf.broadcast_to(observation, tf.concat([[self.samples], tf.shape(observation)], axis=0))
         best = tf.argmax(critic.minimum(tiled, actions), axis=0)
         return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)

@@ -1,6 +1,7 @@
 """What the training loop, the evaluation and the export may ask of an agent; they know nothing else about it."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -86,6 +87,6 @@ def describe(settings: object) -> object:
         return {type(settings).__name__: fields}
     if isinstance(settings, tuple | list):
         return [describe(item) for item in settings]
-    if callable(settings):
+    if isinstance(settings, types.FunctionType):
         return f"{settings.__module__}.{settings.__qualname__}"
     return settings

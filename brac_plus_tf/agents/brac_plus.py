@@ -184,10 +184,10 @@ class BRACPlus:
         """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
         return {
             "mean": Policy(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
-            "sample": Policy(lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True),
-            "max_q": Policy(
-                lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)
+            "sample": Policy(
+                lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True
             ),
+            "max_q": Policy(lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)),
         }
 
     # Stage 1: behaviour policy by maximum ELBO ---------------------------------------------------------------------
@@ -260,9 +260,7 @@ class BRACPlus:
         metrics |= self._divergence_metrics(divergence) | self._train_behavior_further(batch, seed)
         return metrics | {"entropy_multiplier": tf.convert_to_tensor(self.entropy_multiplier)}
 
-    def _draw_and_measure(
-        self, observation: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[PolicyDraw, tf.Tensor, tf.Tensor]:
+    def _draw_and_measure(self, observation: tf.Tensor, seed: tf.Tensor) -> tuple[PolicyDraw, tf.Tensor, tf.Tensor]:
         """Actions of the current policy, D(s) [B] and an estimate of H(pi(.|s)) [B]."""
         draw = draw_policy(self.actor, observation, self._samples, fold(seed, Purpose.POLICY_ACTION))
         divergences = [

@@ -49,7 +49,7 @@ def finished_extension(package: Path) -> Path:
 
 
 def compile_extension(package: Path, folder: Path) -> Path:
-    """Translates and compiles cymj.pyx in a scratch folder; returns the shared object."""
+    """Compiles cymj.pyx, with intermediate files in a scratch folder; returns the shared object."""
     mujoco = package / "binaries" / "linux" / "mujoco210"
     stubs = folder / "no_drawing.c"
     stubs.write_text(drawing_stubs(mujoco / "include" / "mujoco.h"))
@@ -63,12 +63,13 @@ def compile_extension(package: Path, folder: Path) -> Path:
         extra_compile_args=["-O2", "-w", "-fopenmp"],
         extra_link_args=["-fopenmp"],
     )
-    modules = cythonize([extension], build_dir=str(folder), force=True, quiet=True)
+    modules = cythonize([extension], force=True, quiet=True)
     distribution = Distribution({"ext_modules": modules})
     command = distribution.get_command_obj("build_ext")
     command.build_lib = command.build_temp = str(folder)
     command.ensure_finalized()
     command.run()
+    (package / "cymj.c").unlink()  # Cython writes it beside the source
     return Path(command.get_outputs()[0])
 
 

@@ -1,0 +1,364 @@
+"""BRAC+'s update against hand values, known optima, and where no gradient may flow."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brac_plus_tf.agents.base import named_variables
+from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
+from brac_plus_tf.behavior import ConditionalVAE, VAEEnsemble, all_members
+from brac_plus_tf.datasets import OfflineDataset, Scaling
+from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
+from brac_plus_tf.divergences import MMD, KLUpperBound
+from brac_plus_tf.lagrange import AbsoluteThreshold, MaximumEntropy, MinimumEntropy, RelativeThreshold
+from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
+from brac_plus_tf.penalties import GradientPenalty, NoPenalty
+from brac_plus_tf.randomness import base_seed
+from brac_plus_tf.trainer import compile_stage
+from brac_plus_tf.types import Dimensions, Transition
+from brac_plus_tf.updates import Fit
+
+DIMENSIONS = Dimensions(observation=5, action=2)
+SEED = base_seed(3)
+
+
+def make_dataset(rows=400, dimensions=DIMENSIONS, **overrides):
+    generator = np.random.default_rng(0)
+    fields = {
+        "observation": generator.normal(size=(rows, dimensions.observation)),
+        "action": np.tanh(generator.normal(0.3, 0.4, size=(rows, dimensions.action))),
+        "reward": generator.uniform(size=rows),
+        "discount": (generator.uniform(size=rows) > 0.1),
+        "next_observation": generator.normal(size=(rows, dimensions.observation)),
+    } | overrides
+    transitions = Transition(**{name: np.asarray(value, np.float32) for name, value in fields.items()})
+    ones, zeros = np.ones(dimensions.action, np.float32), np.zeros(dimensions.action, np.float32)
+    unit = Scaling(
+        np.zeros(dimensions.observation, np.float32), np.ones(dimensions.observation, np.float32), zeros, ones
+    )
+    nothing = np.zeros(0)
+    return OfflineDataset(transitions, unit, "0" * 64, (), (rows,), dimensions, nothing, nothing, nothing)
+
+
+def make_agent(dimensions=DIMENSIONS, **overrides):
+    settings = {
+        "actor": Actor((16, 16)),
+        "critic": Critic((16, 16), tau=0.25),
+        "behavior": VAEEnsemble(hidden_sizes=(16, 16)),
+        "multiplier": StateMultiplier((16, 16), learning_rate=1e-3),
+        "entropy": MaximumEntropy(target=-2.0),
+        "behavior_fit": Fit(steps=50, batch_size=30),
+        "initial_policy_fit": Fit(steps=50, batch_size=30),
+        "initial_critic_fit": Fit(steps=50, batch_size=30, decay=(1.0,)),
+        "improvement": Improvement(epochs=2, steps_per_epoch=10, batch_size=30, policy_learning_rate=1e-3),
+    } | overrides
+    return BRACPlus(dimensions, 0, **settings)
+
+
+def values(agent):
+    return {name: variable.numpy() for name, variable in named_variables(agent.components()).items()}
+
+
+def changed_components(before, after):
+    return {name.split("/")[0] for name in before if not np.array_equal(before[name], after[name])}
+
+
+@dataclasses.dataclass
+class CountingDivergence:
+    """The KL bound, counting its evaluations."""
+
+    calls: int = 0
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        return KLUpperBound()(*arguments)
+
+
+def test_each_stage_changes_only_what_it_trains():
+    agent, dataset = make_agent(), make_dataset()
+    expected = {
+        "behavior": {"behavior", "behavior_optimizer"},
+        "initial_policy": {"actor", "initial_policy_optimizer", "entropy_multiplier"},
+        "initial_critic": {"critic", "target_critic", "initial_critic_optimizer"},
+        "main": {
+            "actor",
+            "target_actor",
+            "policy_optimizer",
+            "critic",
+            "target_critic",
+            "critic_optimizer",
+            "multiplier",
+            "multiplier_optimizer",
+            "entropy_multiplier",
+            "thresholds",
+        },
+    }
+    for stage in agent.stages():
+        before = values(agent)
+        stage.update(dataset.sample(stage.sample_shape, SEED), SEED)
+        assert changed_components(before, values(agent)) == expected[stage.name]
+
+
+def test_divergence_is_computed_once_per_step():
+    divergence = CountingDivergence()
+    agent = make_agent(divergence=divergence)
+    agent.update(make_dataset().sample((30,), SEED), SEED)
+    assert divergence.calls == 1
+
+
+def test_all_members_are_averaged():
+    divergence = CountingDivergence()
+    agent = make_agent(divergence=divergence, behavior=VAEEnsemble(hidden_sizes=(8, 8), select=all_members))
+    agent.update(make_dataset().sample((30,), SEED), SEED)
+    assert divergence.calls == 3
+
+
+def test_targets_start_as_copies_and_follow_by_tau():
+    agent = make_agent()
+    start = [v.numpy() for v in agent.critic.variables]
+    for source, target in zip(agent.critic.variables, agent.target_critic.variables, strict=True):
+        np.testing.assert_array_equal(source.numpy(), target.numpy())
+    agent.update(make_dataset().sample((30,), SEED), SEED)
+    for old, source, target in zip(start, agent.critic.variables, agent.target_critic.variables, strict=True):
+        np.testing.assert_allclose(target.numpy(), 0.75 * old + 0.25 * source.numpy(), atol=1e-7)
+
+
+def test_terminal_states_are_fitted_to_their_reward():
+    """With discount 0 everywhere, Q(s, a) = r(s, a): stage 3 must find a constant reward of 0.7."""
+    dataset = make_dataset(discount=np.zeros(400), reward=np.full(400, 0.7))
+    agent = make_agent(initial_critic_fit=Fit(steps=1500, batch_size=50, learning_rate=3e-3, decay=(1.0, 0.1)))
+    stage = agent.stages()[2]
+    compile_stage(stage, dataset, SEED)(tf.constant(0), tf.constant(1500))
+    q_values = agent.critic(dataset.transitions.observation, dataset.transitions.action)
+    np.testing.assert_allclose(q_values, 0.7, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"penalty": NoPenalty(), "multiplier": GlobalMultiplier()},
+        {"divergence": MMD(samples=4), "entropy": MinimumEntropy(target=-9.0)},
+        {"behavior": VAEEnsemble(hidden_sizes=(16, 16), mixture_components=3)},
+        {
+            "improvement": Improvement(2, 10, 30, 1e-3, policy_samples=4, target_actor=True, train_behavior=True),
+            "critic": Critic((16, 16), target_samples=4),
+            "penalty": GradientPenalty(weight_rate=0.1, target=-0.5),
+        },
+    ],
+    ids=["paper", "global", "mmd", "mixture", "later-code"],
+)
+def test_eager_equals_compiled(variant):
+    """The same three steps of every stage, eagerly and under XLA, end in the same variables up to rounding."""
+    dataset, ends = make_dataset(), []
+    for compiled in (False, True):
+        agent = make_agent(**variant)
+        for index, stage in enumerate(agent.stages()):
+            stage.prepare(dataset, 0, SEED)
+            with tf.init_scope():
+                tf.config.run_functions_eagerly(not compiled)
+            compile_or_plain = compile_stage(stage, dataset, base_seed(index), compiled) if compiled else None
+            if compile_or_plain:
+                compile_or_plain(tf.constant(0), tf.constant(3))
+            else:
+                run_eagerly(stage, dataset, base_seed(index), 3)
+        tf.config.run_functions_eagerly(False)
+        ends.append(values(agent))
+    for name, eager in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], eager, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def run_eagerly(stage, dataset, seed, steps):
+    from brac_plus_tf.randomness import Purpose, fold
+
+    for step in range(steps):
+        step_seed = fold(seed, Purpose.UPDATE, step)
+        stage.update(dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH)), step_seed)
+
+
+def test_one_trace_per_stage():
+    agent, dataset = make_agent(), make_dataset()
+    for stage in agent.stages():
+        calls = []
+
+        def counted(batch, seed, update=stage.update, calls=calls):
+            calls.append(1)
+            return update(batch, seed)
+
+        run_steps = compile_stage(dataclasses.replace(stage, update=counted), dataset, SEED)
+        for first, count in ((0, 2), (2, 5), (7, 1)):
+            run_steps(tf.constant(first), tf.constant(count))
+        assert len(calls) == 1, stage.name
+
+
+def test_epoch_thresholds_by_hand():
+    """eps_GP is the mean plus standard deviation of the last epoch's D: 1, 2, 3, 6 have 3 + sqrt(3.5)."""
+    agent, dataset = make_agent(threshold=RelativeThreshold(1.5)), make_dataset()
+    agent._prepare_epoch(dataset, 0, SEED)
+    first_threshold = agent.divergence_threshold.numpy()
+    agent._divergence_sums.assign(tf.zeros([3]))
+    agent._accumulate(tf.constant([1.0, 2.0]))
+    agent._accumulate(tf.constant([3.0, 6.0]))
+    agent._prepare_epoch(dataset, 10, SEED)
+    assert agent.penalty_threshold.numpy() == pytest.approx(3.0 + math.sqrt(3.5), rel=1e-6)
+    assert agent.divergence_threshold.numpy() == first_threshold
+    np.testing.assert_array_equal(agent._divergence_sums.numpy(), 0.0)
+
+
+def constant_divergence(policy, pre_tanh_action, behavior, observation, seed):
+    """D(s) = s_0, whatever the policy."""
+    return observation[:, 0] + 0.0 * tf.reduce_sum(pre_tanh_action, axis=-1)
+
+
+def test_first_thresholds_are_measured_on_the_data():
+    """With D(s) = s_0 the achieved mean is that of the data's first entry, and so is the spread."""
+    first = np.linspace(1.0, 3.0, 400)
+    observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
+    agent = make_agent(divergence=constant_divergence, threshold=RelativeThreshold(1.5))
+    warnings = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
+    assert warnings == []
+    assert agent.divergence_threshold.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
+    assert agent.penalty_threshold.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
+
+
+def test_threshold_over_the_dataset_is_exact():
+    first = np.linspace(1.0, 3.0, 400)
+    observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
+    agent = make_agent(divergence=constant_divergence, penalty=GradientPenalty(over_dataset=True))
+    agent._prepare_epoch(make_dataset(observation=observation), 10, SEED)
+    assert agent.penalty_threshold.numpy() == pytest.approx(2.0 + first.std(), rel=1e-5)
+
+
+def test_unreachable_threshold_warns_with_both_numbers():
+    first = np.full((400, 1), 2.0)
+    observation = np.concatenate([first, np.zeros((400, 4))], axis=1)
+    agent = make_agent(divergence=constant_divergence, threshold=AbsoluteThreshold(0.5))
+    (warning,) = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
+    assert "0.5" in warning and "2" in warning
+    assert agent.divergence_threshold.numpy() == 0.5
+
+
+def test_entropy_target_from_the_behaviour_policy():
+    """With q = prior and p(u|s,z) = N(0, I): target = E[-log N(u)] + E[log(1 - tanh(u)^2)] - A log 4, by numpy."""
+    agent, dataset = make_agent(entropy=MaximumEntropy(target=None)), make_dataset()
+
+    def posterior(observation, pre_tanh_action):
+        zeros = tf.zeros([observation.shape[0], 3])
+        return diagonal_gaussian(zeros, tf.ones_like(zeros))
+
+    def decoder(observation, latent):
+        zeros = tf.zeros([observation.shape[0], 1, 2])
+        return gaussian_mixture(zeros[..., 0], zeros, tf.ones_like(zeros))
+
+    agent.behavior.member = lambda index: ConditionalVAE(posterior, decoder, 3)
+    agent._prepare_initial_policy(dataset, 0, SEED)
+    action = np.clip(dataset.transitions.action.astype(np.float64), -0.999, 0.999)
+    pre_tanh = np.arctanh(action)
+    log_likelihood = (-0.5 * pre_tanh**2 - 0.5 * math.log(2 * math.pi) - np.log1p(-(action**2))).sum(axis=1)
+    assert agent.entropy_target.numpy() == pytest.approx(-log_likelihood.mean() - 2 * math.log(4.0), abs=0.03)
+
+
+# A bandit: one state, terminal after one action, r = 1 - (a - 0.8)^2 / 4; logged actions tanh(N(-0.3, 0.35)).
+# In pre-tanh units the behaviour policy is N(-0.3, 0.35), so for a policy N(m, s) the KL is known in closed form.
+
+_BANDIT = Dimensions(observation=2, action=1)
+
+
+def bandit_dataset():
+    generator = np.random.default_rng(1)
+    action = np.tanh(generator.normal(-0.3, 0.35, size=(4000, 1)))
+    state = np.ones((4000, 2))
+    reward = 1.0 - (action[:, 0] - 0.8) ** 2 / 4.0
+    return make_dataset(
+        4000, _BANDIT, observation=state, action=action, reward=reward, discount=np.zeros(4000), next_observation=state
+    )
+
+
+def train_bandit(margin, target_entropy):
+    improvement = Improvement(epochs=1, steps_per_epoch=6000, batch_size=64, policy_learning_rate=3e-4)
+    agent = make_agent(
+        _BANDIT,
+        actor=Actor((16,)),
+        critic=Critic((64, 64), learning_rate=1e-3),
+        behavior=VAEEnsemble(hidden_sizes=(32,)),
+        threshold=RelativeThreshold(margin),
+        multiplier=StateMultiplier((16,), learning_rate=2e-3, initial_value=1.0),
+        entropy=MaximumEntropy(target=target_entropy, initial_multiplier=0.0),
+        behavior_fit=Fit(steps=3000, batch_size=64),
+        initial_policy_fit=Fit(steps=2000, batch_size=64),
+        initial_critic_fit=Fit(steps=4000, batch_size=64, learning_rate=1e-3, decay=(1.0, 0.1)),
+        improvement=improvement,
+    )
+    dataset = bandit_dataset()
+    for index, stage in enumerate(agent.stages()):
+        stage.prepare(dataset, 0, base_seed(index))
+        run_steps = compile_stage(stage, dataset, base_seed(index))
+        run_steps(tf.constant(0), tf.constant(stage.steps - 1000))
+        last = run_steps(tf.constant(stage.steps - 1000), tf.constant(1000))
+    mean, deviation = (float(tensor[0, 0]) for tensor in agent.actor(tf.ones([1, 2])))
+    return agent, mean, deviation, {name: float(value) / 1000 for name, value in last.items()}
+
+
+def gaussian_kl(mean, deviation, other_mean, other_deviation):
+    variance_ratio = (deviation / other_deviation) ** 2
+    return 0.5 * (variance_ratio + ((mean - other_mean) / other_deviation) ** 2 - 1.0) - math.log(
+        deviation / other_deviation
+    )
+
+
+def test_bandit_constraint_active():
+    """The policy moves towards the reward until D meets eps; the mean then lies where the Gaussians' KL is eps."""
+    agent, mean, deviation, metrics = train_bandit(margin=1.0, target_entropy=3.0)
+    threshold = float(agent.divergence_threshold.numpy())
+    assert metrics["divergence_mean"] == pytest.approx(threshold, rel=0.1)
+    assert gaussian_kl(mean, deviation, -0.3, 0.35) == pytest.approx(threshold, rel=0.2)
+    assert mean > -0.3 + 0.25  # towards the reward, not away from it
+    assert metrics["multiplier_mean"] > 0.01
+
+
+def test_bandit_constraint_inactive():
+    """Within a generous eps the policy reaches the best action, tanh(m) = 0.8, and the multiplier vanishes."""
+    _, mean, deviation, metrics = train_bandit(margin=50.0, target_entropy=3.0)
+    assert np.tanh(mean) == pytest.approx(0.8, abs=0.12)
+    assert gaussian_kl(mean, deviation, -0.3, 0.35) < 50.0
+    assert metrics["multiplier_mean"] < 0.05
+
+
+def test_initial_policy_is_the_behaviour_policy_where_it_is_gaussian():
+    """Stage 2's known optimum: the policy equals N(-0.3, 0.35) and D is zero."""
+    agent = make_agent(
+        _BANDIT,
+        actor=Actor((16,)),
+        behavior=VAEEnsemble(hidden_sizes=(32,)),
+        entropy=MaximumEntropy(target=3.0, initial_multiplier=0.0),
+        behavior_fit=Fit(steps=3000, batch_size=64),
+        initial_policy_fit=Fit(steps=2000, batch_size=64),
+    )
+    dataset = bandit_dataset()
+    for index, stage in enumerate(agent.stages()[:2]):
+        compile_stage(stage, dataset, base_seed(index))(tf.constant(0), tf.constant(stage.steps))
+    mean, deviation = (float(tensor[0, 0]) for tensor in agent.actor(tf.ones([1, 2])))
+    assert mean == pytest.approx(-0.3, abs=0.04)
+    assert deviation == pytest.approx(0.35, abs=0.04)
+
+
+def test_maximum_entropy_binds():
+    """Stage 2 under H <= H0 below the behaviour's own entropy: beta rises until E[H] meets H0."""
+    agent = make_agent(
+        _BANDIT,
+        actor=Actor((16,)),
+        behavior=VAEEnsemble(hidden_sizes=(32,)),
+        entropy=MaximumEntropy(target=-0.7, initial_multiplier=0.0, learning_rate=3e-3),
+        behavior_fit=Fit(steps=3000, batch_size=64),
+        initial_policy_fit=Fit(steps=4000, batch_size=64),
+    )
+    dataset = bandit_dataset()
+    for index, stage in enumerate(agent.stages()[:2]):
+        run_steps = compile_stage(stage, dataset, base_seed(index))
+        run_steps(tf.constant(0), tf.constant(stage.steps - 500))
+        last = run_steps(tf.constant(stage.steps - 500), tf.constant(500))
+    assert float(last["entropy"]) / 500 == pytest.approx(-0.7, abs=0.05)
+    assert agent.entropy_multiplier.numpy() > 0.1

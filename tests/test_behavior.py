@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from fakes import LinearGaussian, assert_mean, gaussian_kl, random_behavior, seeds
+from scipy import stats
+from scipy.special import logsumexp
+
+from brac_plus_tf.behavior import ConditionalVAE, VAEEnsemble, all_members, draw_one_member
+from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
+from brac_plus_tf.types import Dimensions
+
+B, K, Z = 5, 4, 2
+DIMENSIONS = Dimensions(observation=6, action=3)
+SEED = tf.constant([1, 2], tf.int32)
+LINEAR = LinearGaussian(offset=np.array([0.5, -1.0, 0.0]), gain=np.array([1.2, 0.6, 0.1]), noise=np.array([0.5, 0.8, 2.0]))
+
+
+def normal(*shape: int, seed: int = 0) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
+
+
+def integrated_log_prob(vae: ConditionalVAE, observation: tf.Tensor, u: tf.Tensor) -> np.ndarray:
+    """log of the integral of p(u|s,z) N(z; 0, I) over a grid of z, Z = 2."""
+    axis = np.linspace(-6.0, 6.0, 121)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 1, 2)
+    latent = tf.constant(np.broadcast_to(grid, [len(grid), observation.shape[0], 2]), tf.float32)
+    log_likelihood = vae.decoder(observation, latent).log_prob(u).numpy().astype(np.float64)
+    log_cell = stats.norm.logpdf(grid).sum(axis=-1) + 2.0 * np.log(axis[1] - axis[0])
+    return logsumexp(log_likelihood + log_cell, axis=0)
+
+
+@pytest.mark.parametrize("components", [1, K])
+def test_importance_sampled_log_prob_and_elbo_against_integration_over_the_latent(components):
+    vae = random_behavior(DIMENSIONS, components, Z, seed=components).member(1)
+    observation = normal(B, 6)
+    u = vae.sample(observation, 2, SEED)[1]
+    exact = integrated_log_prob(vae, observation, u)
+    np.testing.assert_allclose(vae.log_prob(observation, u, 20_000, SEED), exact, atol=0.05)
+
+    draws = 500
+    many = [tf.repeat(value, draws, axis=0) for value in (observation, u)]
+    elbo = -vae.negative_elbo(*many, SEED)["negative_elbo"].numpy().reshape(B, draws).T
+    few = vae.log_prob(*many, 8, SEED).numpy().reshape(B, draws).T
+    # ELBO <= E[8-sample estimate] <= log p (Burda et al. 2016, Theorem 1), here with clear gaps
+    standard_error = elbo.std(axis=0) / np.sqrt(draws)
+    assert np.all(elbo.mean(axis=0) + standard_error < few.mean(axis=0))
+    assert np.all(few.mean(axis=0) < exact + 4.0 * few.std(axis=0) / np.sqrt(draws))
+    assert np.any(elbo.mean(axis=0) + 0.1 < exact)
+
+
+@pytest.mark.parametrize("components", [1, K])
+def test_decoder_is_a_normalised_density_of_its_own_state(components):
+    vae = random_behavior(Dimensions(6, 1), components, Z, seed=3).member(0)
+    observation, latent = normal(B, 6), normal(7, B, Z)
+    u = np.linspace(-30.0, 30.0, 3001, dtype=np.float32)
+    density = np.exp(vae.decoder(observation, latent).log_prob(u[:, None, None, None]))
+    np.testing.assert_allclose(density.sum(axis=0) * 0.02, np.ones([7, B]), atol=1e-3)
+    alone = vae.decoder(observation[2:3], latent[4:5, 2:3]).log_prob(u[:, None, None, None])
+    np.testing.assert_allclose(np.exp(alone)[:, 0, 0], density[:, 4, 2], rtol=1e-3, atol=1e-6)
+    assert np.abs(density - density[:, :1, :1]).max() > 0.05  # state and latent matter
+
+
+def test_linear_gaussian_log_prob_is_scipys_for_any_number_of_samples():
+    # with the exact posterior every importance weight equals p(u), so two samples suffice
+    observation, u = normal(B, 6), normal(B, 3)
+    expected = stats.norm.logpdf(u, LINEAR.offset, LINEAR.marginal_std).sum(axis=1)
+    np.testing.assert_allclose(LINEAR.vae().log_prob(observation, u, 2, SEED), expected, rtol=1e-4)
+
+
+def test_linear_gaussian_negative_elbo_and_its_pieces():
+    observation, u = normal(B, 6), normal(B, 3)
+    terms = LINEAR.vae().negative_elbo(tf.tile(observation, [2000, 1]), tf.tile(u, [2000, 1]), SEED)
+    latent_kl = gaussian_kl(LINEAR.slope * (u - LINEAR.offset), LINEAR.posterior_std, 0.0, 1.0)
+    np.testing.assert_allclose(terms["latent_kl"][:B], latent_kl, rtol=1e-4)
+    # an exact posterior makes the ELBO tight: its mean is -log p(u)
+    expected = -stats.norm.logpdf(u, LINEAR.offset, LINEAR.marginal_std).sum(axis=1)
+    assert_mean(tf.reshape(terms["negative_elbo"], [2000, B]), expected)
+
+
+def test_active_units_are_the_latents_whose_posterior_mean_varies():
+    u = tf.constant([[1.0], [-1.0], [1.0], [-1.0]])  # variance 1
+    gains = tf.constant([2.0, 0.11, 0.09, 0.0, -0.5])  # variances of the mean 4, 0.0121, 0.0081, 0, 0.25
+
+    def decoder(observation, latent):
+        shape = tf.concat([tf.shape(latent)[:-1], [1, 1]], axis=0)
+        return gaussian_mixture(tf.zeros(shape[:-1]), tf.zeros(shape), tf.ones(shape))
+
+    vae = ConditionalVAE(lambda _, u: diagonal_gaussian(3.0 + gains * u, tf.ones([4, 5])), decoder, 5)
+    assert float(vae.negative_elbo(normal(4, 6), u, SEED)["active_units"]) == 3.0
+
+
+def test_sample_moments_of_a_linear_gaussian():
+    samples = LINEAR.vae().sample(normal(B, 6), 4000, SEED).numpy()
+    assert samples.shape == (4000, B, 3)
+    assert_mean(samples, LINEAR.offset)
+    assert_mean((samples - LINEAR.offset) ** 2, LINEAR.marginal_std**2)
+    assert_mean(samples[:, 0] * samples[:, 1] - LINEAR.offset**2, 0.0)  # states draw their own latents
+
+
+@pytest.mark.parametrize("components", [1, K])
+def test_sample_moments_of_a_random_network_against_integration_over_the_latent(components):
+    vae = random_behavior(DIMENSIONS, components, Z, seed=5).member(0)
+    observation = normal(B, 6)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    grid = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 1, 2)
+    weight = np.outer(weights, weights).reshape(-1, 1, 1) / (2.0 * np.pi)
+    latent = tf.constant(np.broadcast_to(grid, [1600, B, 2]), tf.float32)
+    decoder = vae.decoder(observation, latent)
+    share = tf.nn.softmax(decoder.mixture_distribution.logits)[..., None].numpy()
+    parts = decoder.components_distribution
+    means, variances = parts.mean().numpy(), parts.variance().numpy()
+    expected_mean = np.sum(weight * np.sum(share * means, axis=2), axis=0)
+    expected_square = np.sum(weight * np.sum(share * (means**2 + variances), axis=2), axis=0)
+    samples = vae.sample(observation, 4000, SEED).numpy().astype(np.float64)
+    tolerance = 0.02 * np.sqrt(expected_square)  # of the quadrature across the kinks of ReLU
+    for values, expected in ((samples, expected_mean), (samples**2, expected_square)):
+        error = 4.5 * values.std(axis=0) / np.sqrt(len(values))
+        np.testing.assert_array_less(np.abs(values.mean(axis=0) - expected), error + tolerance)
+    assert np.sum(weight * np.sum(share * means**2, axis=2), axis=0).max() > 0.3  # the latent moves the mean
+
+
+@pytest.mark.parametrize("clip", [0.5, 2.0])
+def test_prior_decoder_clips_each_latent(clip):
+    vae = LinearGaussian(np.zeros(3), np.ones(3), np.ones(3)).vae()  # the decoder's mean is the latent
+    latent = vae.prior_decoder(normal(B, 6), 2000, clip, SEED).mean().numpy()
+    assert latent.shape == (2000, B, 3)
+    assert np.abs(latent).max() == clip
+    assert_mean(np.abs(latent.ravel()) == clip, 2.0 * stats.norm.sf(clip))  # the two tails of N(0, 1)
+
+
+def test_member_by_integer_and_by_tensor_agree_and_members_differ():
+    network = random_behavior(DIMENSIONS, K, Z, seed=0, members=3)
+    observation, u, latent = normal(B, 6), normal(B, 3), normal(7, B, Z)
+
+    def outputs(index):
+        vae = network.member(index)
+        return np.concatenate(
+            [tf.reshape(vae.posterior(observation, u).mean(), [-1]), tf.reshape(vae.decoder(observation, latent).log_prob(u), [-1])]
+        )
+
+    by_integer = [outputs(index) for index in range(3)]
+    for index in range(3):
+        np.testing.assert_allclose(outputs(tf.constant(index)), by_integer[index], rtol=1e-5, atol=1e-5)
+    assert min(np.abs(by_integer[i] - by_integer[j]).max() for i, j in ((0, 1), (1, 2), (0, 2))) > 0.5
+
+
+def numbered_ensemble(select, members: int = 7):
+    """The posterior mean of member i is i, whatever the input."""
+    shape = VAEEnsemble(members=members, hidden_sizes=(), latent_size=1, select=select)
+    network = shape.build(DIMENSIONS, 0)
+    kernel, bias = (np.zeros_like(weight) for weight in network.encoder.get_weights())
+    bias[:, 0] = np.arange(members)
+    network.encoder.set_weights([kernel, bias])
+    return network
+
+
+def number(vae: ConditionalVAE) -> tf.Tensor:
+    return vae.posterior(tf.zeros([1, 6]), tf.zeros([1, 3])).mean()[0, 0]
+
+
+def test_all_members_gives_each_once():
+    assert [float(number(vae)) for vae in numbered_ensemble(all_members).select(SEED)] == list(range(7))
+
+
+def test_draw_one_member_draws_each_equally_often_and_one_per_seed():
+    network = numbered_ensemble(draw_one_member)
+    assert len(network.select(SEED)) == 1
+
+    @tf.function
+    def draw(seed):
+        return number(network.select(seed)[0])
+
+    drawn = [int(draw(seed)) for seed in seeds(700)]
+    assert stats.chisquare(np.bincount(drawn, minlength=7)).pvalue > 1e-4  # expected: 100 of each of 0..6
+    assert drawn[:5] == [int(number(network.select(seed)[0])) for seed in seeds(5)]
+
+
+def test_default_latent_has_two_units_per_action():
+    vae = VAEEnsemble(members=2, hidden_sizes=(8,)).build(DIMENSIONS, 0).member(0)
+    assert vae.latent_size == 6
+    assert vae.posterior(normal(B, 6), normal(B, 3)).event_shape == [6]
+    # p(z) = N(0, I): log density at 0 and at (1, .., 1)
+    log_density = [float(vae.prior().log_prob(tf.fill([6], value))) for value in (0.0, 1.0)]
+    np.testing.assert_allclose(log_density, [-3.0 * np.log(2 * np.pi), -3.0 * np.log(2 * np.pi) - 3.0], rtol=1e-6)
+
+
+def test_negative_elbo_trains_encoder_and_decoder_of_its_member_only():
+    network = random_behavior(DIMENSIONS, 1, Z, seed=0, members=3)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(network.member(1).negative_elbo(normal(B, 6), normal(B, 3), SEED)["negative_elbo"])
+    weights = [weight.value for weight in network.trainable_variables]
+    assert len(weights) == 8
+    for gradient in tape.gradient(loss, weights):
+        gradient = tf.convert_to_tensor(gradient).numpy()
+        assert np.all(gradient[[0, 2]] == 0.0)
+        assert np.any(gradient[1] != 0.0)

@@ -1,0 +1,199 @@
+import h5py
+import numpy as np
+import pytest
+from dataset_files import shared_file
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brac_plus_tf.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
+from brac_plus_tf.hdf5_reader import Rows, read_rows
+from brac_plus_tf.types import UserError
+
+
+def make_rows(terminals, timeouts=None, stored=False) -> Rows:
+    """Row i has observation [i], action [i, 10 i], reward 2^i mod 97 and, if stored, next observation [i + 1000]."""
+    count = len(terminals)
+    index = np.arange(count, dtype=np.float32)[:, None]
+    rewards = np.array([2**i % 97 for i in range(count)], np.float32)
+    timeouts = None if timeouts is None else np.array(timeouts, bool)
+    following = index + 1000 if stored else None
+    return Rows("a.hdf5", index, index * [[1, 10]], rewards, np.array(terminals, bool), timeouts, following)
+
+
+def listed(rows: Rows, horizon=None) -> list[tuple[int, float, int]]:
+    """(row, discount, next observation) of every transition, having checked that action and reward belong to row."""
+    observation, action, reward, discount, following = to_transitions(rows, cut_rows(rows, horizon))
+    kept = observation[:, 0].astype(int)
+    np.testing.assert_array_equal(action, np.stack([kept, 10 * kept], axis=1))
+    np.testing.assert_array_equal(reward, [2 ** int(i) % 97 for i in kept])
+    return [(int(i), float(d), int(f)) for i, d, f in zip(kept, discount, following[:, 0], strict=True)]
+
+
+#  row         0  1  2  3  4  5  6  7  8
+TERMINALS = [0, 0, 1, 0, 0, 1, 0, 0, 0]
+TIMEOUTS_ = [0, 0, 0, 0, 1, 1, 0, 0, 0]  # row 4: timed out; row 5: an episode of one row, both flags; 6..8 unfinished
+
+
+def test_transitions_without_stored_next_observations():
+    assert listed(make_rows(TERMINALS, TIMEOUTS_)) == [
+        (0, 1.0, 1),
+        (1, 1.0, 2),
+        (2, 0.0, 2),
+        (3, 1.0, 4),
+        (5, 0.0, 5),
+        (6, 1.0, 7),
+        (7, 1.0, 8),
+    ]
+
+
+def test_transitions_with_stored_next_observations():
+    expected = [(row, 0.0 if TERMINALS[row] else 1.0, row + 1000) for row in range(9)]
+    assert listed(make_rows(TERMINALS, TIMEOUTS_, stored=True)) == expected
+
+
+def test_last_row_that_is_terminal_yields_a_transition():
+    assert listed(make_rows([0, 1], [0, 0])) == [(0, 1.0, 1), (1, 0.0, 1)]
+
+
+def test_single_unfinished_row_yields_nothing():
+    assert listed(make_rows([0], [0])) == []
+
+
+def test_episode_statistics():
+    rows = make_rows(TERMINALS, TIMEOUTS_)
+    episodes = split_episodes(rows, cut_rows(rows, None))
+    # Rewards 1 2 4 | 8 16 | 32 | 64 128-97=31 62.
+    np.testing.assert_array_equal(episodes.returns, [7, 24, 32, 157])
+    np.testing.assert_array_equal(episodes.lengths, [3, 2, 1, 3])
+    np.testing.assert_array_equal(episodes.complete, [True, True, True, False])
+
+
+def test_returns_are_summed_in_double_precision():
+    rows = make_rows([0] * 3000, [0] * 2999 + [1])._replace(rewards=np.full(3000, 16777216.0, np.float32))
+    rows.rewards[1:] = 1.0
+    assert split_episodes(rows, cut_rows(rows, None)).returns[0] == 16777216.0 + 2999.0
+
+
+def test_missing_timeouts_are_inferred_from_the_horizon():
+    # Horizon 3. Rows 0-2: cut. 3-4: terminal. 5-7: terminal, exactly at the horizon. 8-10: cut. 11: unfinished.
+    rows = make_rows([0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0])
+    assert np.flatnonzero(cut_rows(rows, 3)).tolist() == [2, 10]
+    assert split_episodes(rows, cut_rows(rows, 3)).lengths.tolist() == [3, 2, 3, 3, 1]
+    assert [row for row, _, _ in listed(rows, 3)] == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_missing_timeouts_and_unknown_horizon():
+    with pytest.raises(UserError, match=r"a\.hdf5: key 'timeouts' is missing"):
+        cut_rows(make_rows([0, 0, 1]), None)
+    assert not cut_rows(make_rows([0, 0, 1], stored=True), None).any()
+
+
+def test_episode_longer_than_the_horizon():
+    episodes = Episodes(np.zeros(3), np.array([3, 2, 5]), np.ones(3, bool))
+    check_lengths("a.hdf5", episodes, 5)
+    with pytest.raises(UserError, match=r"a\.hdf5: key 'timeouts', row 5: .* has 5 steps, more than the task's 4"):
+        check_lengths("a.hdf5", episodes, 4)
+
+
+def walk(terminals, timeouts, stored, horizon):
+    """Row by row, as a recorder would: transitions and (rows, complete) of each episode."""
+    transitions, episodes, steps = [], [], []
+    for row, terminal in enumerate(terminals):
+        steps.append(row)
+        timed_out = len(steps) == horizon if timeouts is None else timeouts[row]
+        last = row == len(terminals) - 1
+        if stored:
+            transitions.append((row, 0.0 if terminal else 1.0, row + 1000))
+        elif terminal:
+            transitions.append((row, 0.0, row))
+        elif not timed_out and not last:
+            transitions.append((row, 1.0, row + 1))
+        if terminal or timed_out or last:
+            episodes.append((steps, bool(terminal or timed_out)))
+            steps = []
+    return transitions, episodes
+
+
+flags = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
+
+
+@given(flags, st.booleans(), st.booleans(), st.integers(1, 6))
+def test_any_interleaving_of_flags_equals_the_row_by_row_walk(pairs, has_timeouts, stored, horizon):
+    terminals = [terminal for terminal, _ in pairs]
+    timeouts = [timeout for _, timeout in pairs] if has_timeouts else None
+    rows = make_rows(terminals, timeouts, stored)
+    transitions, walked = walk(terminals, timeouts, stored, horizon)
+    assert listed(rows, horizon) == transitions
+    episodes = split_episodes(rows, cut_rows(rows, horizon))
+    assert episodes.lengths.tolist() == [len(steps) for steps, _ in walked]
+    assert episodes.complete.tolist() == [complete for _, complete in walked]
+    assert episodes.returns.tolist() == [sum(2**i % 97 for i in steps) for steps, _ in walked]
+
+
+@given(flags, st.booleans())
+def test_no_next_observation_leaves_its_episode(pairs, stored):
+    terminals, timeouts = zip(*pairs, strict=True)
+    ends = [terminal or timeout for terminal, timeout in pairs]
+    episode_of = np.concatenate(([0], np.cumsum(ends)[:-1]))
+    transitions = listed(make_rows(terminals, timeouts, stored))
+    assert [row for row, discount, _ in transitions if discount == 0] == np.flatnonzero(terminals).tolist()
+    if not stored:
+        assert all(episode_of[row] == episode_of[following] for row, _, following in transitions)
+
+
+def qlearning_rows(terminals, timeouts, horizon=None) -> list[tuple[int, bool, int]]:
+    """(row, done, row of the next observation) that d4rl 1.1's qlearning_dataset keeps by default."""
+    kept, counter = [], 0
+    for row in range(len(terminals) - 1):
+        cut = counter == horizon - 1 if timeouts is None else timeouts[row]
+        if cut:
+            counter = 0
+            continue
+        kept.append((row, bool(terminals[row]), row + 1))
+        counter = 1 if terminals[row] else counter + 1
+    return kept
+
+
+@given(flags)
+def test_equals_qlearning_dataset_where_that_is_right(pairs):
+    terminals, timeouts = zip(*pairs, strict=True)
+    expected = [
+        (row, 0.0 if done else 1.0, row if done else following)
+        for row, done, following in qlearning_rows(terminals, timeouts)
+    ]
+    last = len(terminals) - 1
+    only_ours = [row for row in range(last) if terminals[row] and timeouts[row]] + [last] * terminals[last]
+    assert listed(make_rows(terminals, timeouts)) == sorted(expected + [(row, 0.0, row) for row in only_ours])
+
+
+def test_differs_from_qlearning_dataset_without_timeouts_after_a_terminal():
+    # Episodes: rows 0-1 (terminal), 2-4 (cut by horizon 3), 5.
+    terminals = [0, 1, 0, 0, 0, 0]
+    assert (4, False, 5) in qlearning_rows(terminals, None, horizon=3)
+    assert [row for row, _, _ in qlearning_rows(terminals, None, horizon=3)] == [0, 1, 2, 4]
+    assert listed(make_rows(terminals), 3) == [(0, 1.0, 1), (1, 0.0, 1), (2, 1.0, 3), (3, 1.0, 4)]
+
+
+@pytest.mark.parametrize("name", ["hopper-expert", "door-human"])
+def test_real_file_equals_qlearning_dataset(name):
+    rows = read_rows(shared_file(name))._replace(next_observations=None)
+    kept = qlearning_rows(rows.terminals, rows.timeouts)
+    transitions = to_transitions(rows, cut_rows(rows, None))
+    source, done, following = (np.array(column) for column in zip(*kept, strict=True))
+    np.testing.assert_array_equal(transitions.observation, rows.observations[source])
+    np.testing.assert_array_equal(transitions.action, rows.actions[source])
+    np.testing.assert_array_equal(transitions.reward, rows.rewards[source])
+    np.testing.assert_array_equal(transitions.discount == 0, done)
+    np.testing.assert_array_equal(transitions.next_observation[~done], rows.observations[following[~done]])
+
+
+def test_real_file_stores_the_next_observations_that_its_rows_imply():
+    path = shared_file("hopper-medium")
+    with h5py.File(path, "r") as file:
+        ended = file["terminals"][()] | file["timeouts"][()]
+    rows = read_rows(path)
+    implied = to_transitions(rows._replace(next_observations=None), cut_rows(rows, None))
+    stored = to_transitions(rows, cut_rows(rows, None))
+    assert len(stored.reward) == 200_000 and len(implied.reward) == 200_000 - 32
+    going_on = implied.discount == 1
+    np.testing.assert_array_equal(implied.next_observation[going_on], stored.next_observation[~ended])

@@ -1,0 +1,141 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from dataset_files import columns, shared_file, small_task, write_file
+
+from brac_plus_tf.datasets import load_dataset
+from brac_plus_tf.inspect_dataset import count_repeated, format_table, main, summary, write_histogram
+from brac_plus_tf.types import UserError
+
+PROJECT = pathlib.Path(__file__).resolve().parents[1]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def run(folder, *arguments) -> subprocess.CompletedProcess:
+    """The command in a process of its own, started in `folder`."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "brac_plus_tf.inspect_dataset", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def cells(text: str) -> dict[str, str]:
+    """Table back to its cells; columns are at least two spaces apart."""
+    return {name: value.strip() for name, value in (line.split("  ", 1) for line in text.strip().splitlines())}
+
+
+def three_episodes(path) -> str:
+    """8 rows: terminal after 3, timeout after 2, and 3 unfinished rows; rows 6 and 7 repeat row 5."""
+    file = columns(8)
+    for key in ("observations", "actions", "rewards"):
+        file[key][6:] = file[key][5]
+    file["actions"][1, 0], file["actions"][2, 0] = 1.0, -0.9995
+    file["terminals"] = np.arange(8) == 2
+    file["timeouts"] = np.arange(8) == 4
+    return write_file(path, rows=8, **file)
+
+
+def test_summary_by_hand(tmp_path):
+    path = three_episodes(tmp_path / "a.hdf5")
+    task = small_task()
+    table = dict(summary(load_dataset(path, task), task))
+    assert table["file"] == f"{path} (8 rows)" and len(table["SHA-256"]) == 64
+    assert table["task"] == "Hopper-v4 (at most 1000 steps)"
+    assert table["observation, action entries"] == "2, 3"
+    # Row 4 is timed out, row 7 the last: no transitions. Of 5 and 6, one repeats the other.
+    assert table["rows"] == "8" and table["transitions"] == "6"
+    assert table["repeated transitions"] == "1 (16.67 %)"
+    assert table["episodes"] == "3 (2 complete, 1 unfinished)"
+    assert table["terminals"] == "1 (12.50 %)" and table["timeouts"] == "1 (12.50 %)"
+    # Complete episodes: rewards 0 1 2 and 3 4.
+    assert table["length: min, mean, max"] == "2.0, 2.5, 3.0"
+    assert table["return: min, mean, max"] == "3.0, 5.0, 7.0"
+    # 100 (5 + 20.272305) / (3234.3 + 20.272305) = 0.7765.
+    assert table["normalized score"] == "0.8"
+    assert table["reward: min, max"] == "0, 5"
+    # 2 of 6 * 3 entries.
+    assert table["saturated action entries"] == "11.11 % beyond 0.999 of the range"
+
+
+def test_summary_without_task_or_complete_episode(tmp_path):
+    path = write_file(tmp_path / "a.hdf5", terminals=np.zeros(5, bool))
+    table = dict(summary(load_dataset(path), None))
+    assert table["task"] == table["normalized score"] == "unknown"
+    assert table["episodes"] == "1 (0 complete, 1 unfinished)"
+    assert table["return: min, mean, max"] == "10.0, 10.0, 10.0"
+
+
+def test_repeated_transitions_are_counted_beyond_the_first(tmp_path):
+    observations = np.array([[1, 2], [1, 2], [2, 1], [1, 2], [2, 1]])
+    constant = {"observations": observations, "actions": np.zeros((5, 3))}
+    same = load_dataset(write_file(tmp_path / "a.hdf5", **constant, rewards=[0, 0, 1, 0, 1]), small_task())
+    assert count_repeated(same) == 3
+    differing = load_dataset(write_file(tmp_path / "b.hdf5", **constant, rewards=[0, 1, 0, 0, 0]), small_task())
+    assert count_repeated(differing) == 2
+
+
+@pytest.mark.parametrize("rewards", [[1, 2, 3, 4, 5], [0, 1e16, 2, 0, 0]])
+def test_histogram_is_written_whole_or_not_at_all(tmp_path, rewards):
+    path = write_file(tmp_path / "a$b$.hdf5", rewards=np.array(rewards, float), terminals=[0, 1, 0, 1, 1])
+    written = write_histogram(load_dataset(path, small_task()), str(tmp_path / "new" / "folder"))
+    assert written == str(tmp_path / "new" / "folder" / "a$b$_returns.png")
+    assert pathlib.Path(written).read_bytes().startswith(PNG_SIGNATURE)
+    assert os.listdir(tmp_path / "new" / "folder") == ["a$b$_returns.png"]
+    with pytest.raises(UserError, match=r"a\$b\$_returns.png: cannot be written"):
+        write_histogram(load_dataset(path, small_task()), path)
+
+
+def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
+    first, second = 0.1 + 0.2, 0.3
+    assert first != second
+    path = write_file(tmp_path / "a.hdf5")
+    dataset = load_dataset(path, small_task())
+    object.__setattr__(dataset, "episode_returns", np.array([first, second]))
+    assert os.path.exists(write_histogram(dataset, str(tmp_path)))
+
+
+def test_table_is_aligned():
+    assert format_table([("a", "1"), ("long name", "2")]) == "a          1\nlong name  2"
+
+
+def test_command_on_a_valid_file(tmp_path):
+    path = three_episodes(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        file.attrs["env_id"] = "MyRobot-v0"
+        file["actions"][0, 0] = 3.0
+    done = run(tmp_path, path, path, "--action_high=3")
+    assert done.returncode == 0, done.stderr
+    table = cells(done.stdout)
+    assert table["verdict"] == "valid" and table["rows"] == "16" and table["episodes"].startswith("6 (4 complete")
+    assert (tmp_path / "a_returns.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_command_on_an_invalid_file(tmp_path):
+    path = write_file(tmp_path / "a.hdf5", actions=columns()["actions"] + 2)
+    done = run(tmp_path, path, "--env=Hopper-v4")
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        f"error: {path}: key 'observations' has 2 entries per row where 11 are expected; "
+        f"check that the file belongs to the task"
+    ]
+    assert os.listdir(tmp_path) == ["a.hdf5"]
+
+
+def test_no_files():
+    with pytest.raises(UserError, match="no file given; usage"):
+        main(["inspect_dataset"])
+
+
+def test_command_on_a_real_file(tmp_path):
+    done = run(tmp_path, shared_file("hopper-medium-replay"), "--output=figures")
+    assert done.returncode == 0, done.stderr
+    table = cells(done.stdout)
+    assert table["task"] == "Hopper-v4 (at most 1000 steps)" and table["normalized score"] == "12.8"
+    assert table["rows"] == "199,999" and table["episodes"] == "1,412 (1,412 complete, 0 unfinished)"
+    assert table["return: min, mean, max"].split(", ")[1] == "395.7"
+    assert (tmp_path / "figures" / "hopper-medium-replay_returns.png").exists()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from brac_plus_tf.losses import constrained_policy_loss, squared_td_error, td_target
+
+
+def test_td_target_by_hand_and_a_terminal_drops_the_next_value():
+    target = td_target(tf.constant([1.0, 2.0, 3.0]), tf.constant([1.0, 0.0, 1.0]), tf.constant([10.0, 7.0, -4.0]), 0.5)
+    np.testing.assert_array_equal(target, [6.0, 2.0, 1.0])  # 1 + 5, 2 + 0, 3 - 2
+
+
+def test_no_gradient_passes_a_td_target():
+    inputs = [tf.constant([1.0, 2.0, 3.0]) for _ in range(3)]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        total = tf.reduce_sum(td_target(*inputs, 0.9))
+    assert tape.gradient(total, inputs) == [None, None, None]
+
+
+def test_squared_td_error_sums_over_critics_and_its_gradient_is_twice_the_error():
+    q_values = tf.Variable([[1.0, 2.0, 3.0], [4.0, 0.0, 3.5]])  # K = 2, B = 3
+    with tf.GradientTape() as tape:
+        loss = squared_td_error(q_values, tf.constant([2.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(loss, [1.0 + 4.0, 0.0 + 4.0, 0.0 + 0.25])
+    np.testing.assert_array_equal(tape.gradient(loss, q_values), [[-2.0, 0.0, 0.0], [4.0, -4.0, 1.0]])
+
+
+def test_policy_loss_by_hand_with_no_gradient_to_the_multiplier():
+    value, multiplier, divergence = tf.constant([1.0, -2.0]), tf.constant([3.0, 0.5]), tf.constant([2.0, 8.0])
+    with tf.GradientTape() as tape:
+        tape.watch([value, multiplier, divergence])
+        loss = constrained_policy_loss(value, multiplier, divergence)
+    np.testing.assert_array_equal(loss, [-1.0 + 6.0, 2.0 + 4.0])
+    to_value, to_multiplier, to_divergence = tape.gradient(loss, [value, multiplier, divergence])
+    np.testing.assert_array_equal(to_value, [-1.0, -1.0])
+    np.testing.assert_array_equal(to_divergence, [3.0, 0.5])
+    assert to_multiplier is None
+
+
+def test_a_column_in_place_of_a_vector_is_refused():
+    vector, column = tf.zeros([3]), tf.zeros([3, 1])
+    for call in (
+        lambda: td_target(vector, vector, column, 0.9),
+        lambda: squared_td_error(tf.zeros([2, 3]), column),
+        lambda: squared_td_error(tf.zeros([3, 2]), vector),
+        lambda: constrained_policy_loss(vector, column, vector),
+    ):
+        with pytest.raises(ValueError, match="argument"):
+            call()

@@ -1,0 +1,65 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from brac_plus_tf.randomness import Purpose, base_seed, fold, initializer_seed
+
+
+def listed(seed: tf.Tensor) -> tuple[int, ...]:
+    return tuple(seed.numpy().tolist())
+
+
+def test_run_seeds_are_two_int32_and_differ():
+    assert base_seed(3).dtype == tf.int32
+    assert len({listed(base_seed(seed)) for seed in range(50)}) == 50
+    assert base_seed(2**40 + 7).shape == [2]  # beyond int32: accepted
+
+
+def test_fold_is_a_function_of_seed_and_data_in_order():
+    seed = base_seed(3)
+    assert listed(fold(seed, 1, 2)) == listed(fold(fold(seed, 1), 2))
+    assert listed(fold(seed, 1, 2)) != listed(fold(seed, 2, 1))
+    assert listed(fold(seed, 5)) == listed(fold(seed, tf.constant(5, tf.int64)))
+    assert listed(fold(seed)) == listed(seed)
+
+
+def test_fold_is_the_same_eagerly_in_a_graph_and_compiled():
+    seed, eager = base_seed(3), listed(fold(base_seed(3), 7, Purpose.LATENT))
+    for compiled in (False, True):
+        traced = tf.function(lambda step: fold(seed, step, Purpose.LATENT), jit_compile=compiled)
+        assert listed(traced(tf.constant(7))) == eager
+
+
+def test_no_two_of_runs_steps_and_purposes_share_a_seed():
+    folded = [
+        listed(fold(base_seed(run), step, purpose))
+        for run, step, purpose in itertools.product(range(2), range(6), Purpose)
+    ]
+    assert len(set(folded)) == len(folded)
+
+
+def test_streams_of_neighbouring_seeds_are_uncorrelated_normals():
+    count = 4000
+    streams = np.stack(
+        [tf.random.stateless_normal([count], fold(base_seed(0), step, Purpose.LATENT)) for step in range(6)]
+    )
+    correlation = np.corrcoef(streams) - np.eye(6)
+    assert np.abs(correlation).max() < 4.5 / np.sqrt(count)  # sampling error of a zero correlation
+    assert stats.kstest(streams.ravel(), "norm").pvalue > 1e-4
+
+
+def test_purposes_keep_their_numbers_because_they_are_part_of_a_run():
+    numbered = "BATCH POLICY_ACTION TARGET_ACTION BEHAVIOR_MEMBER LATENT POLICY_SAMPLES BEHAVIOR_LATENT UPDATE EPOCH \
+        EVALUATION MEASURED_STATES BEHAVIOR_BATCH BEHAVIOR_UPDATE".split()
+    assert [Purpose[name].value for name in numbered] == list(range(1, 14))
+
+
+@pytest.mark.parametrize("other", [(4, "critic/0/1"), (3, "critic/1/0"), (3, "actor/0/1")])
+def test_initializer_seeds_differ_by_run_and_name(other):
+    seed = initializer_seed(3, "critic/0/1")
+    assert seed == initializer_seed(3, "critic/0/1")
+    assert seed != initializer_seed(*other)
+    assert 0 <= seed < 2**31  # what Keras and NumPy accept
