@@ -40,6 +40,17 @@ setup(
             "mypy>=1.11,<3",
             "gymnasium-robotics>=1.4,<1.5",
         ],
+        # genuine D4RL's own dependencies; scripts/setup_d4rl.sh adds d4rl and mujoco_py, which pip cannot resolve
+        "d4rl": [
+            "gym==0.23.1",
+            "numpy<2",
+            "Cython>=0.29.37,<3",
+            "cffi<2",
+            "fasteners<1",
+            "glfw<2",
+            "imageio<3",
+            "setuptools>=68",
+        ],
         "adroit": ["gymnasium-robotics>=1.4,<1.5"],
         "minari": ["minari>=0.5,<0.6"],
     },

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.distributions import Distribution, diagonal_gaussian, gaussian_mixture, split_gaussian
+from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, gaussian_mixture, split_gaussian
 from brac_plus_tf.networks import EnsembleMLP
-from brac_plus_tf.randomness import Purpose, fold
+from brac_plus_tf.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.types import Dimensions, Metrics, check_shapes
 
 
@@ -42,7 +42,7 @@ class ConditionalVAE:
         """
         check_shapes((observation, "BO"), (pre_tanh_action, "BA"))
         posterior = self.posterior(observation, pre_tanh_action)
-        latent = posterior.sample(seed=fold(seed, Purpose.LATENT))
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
         latent_kl = posterior.kl_divergence(self.prior())
         log_likelihood = self.decoder(observation, latent).log_prob(pre_tanh_action)
         spread = tf.math.reduce_variance(posterior.mean(), axis=0)
@@ -55,7 +55,7 @@ class ConditionalVAE:
     def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
         """Importance-sampled log pi_b(u|s) [B] in nats, u-space: log mean_n p(u|s,z_n) p(z_n) / q(z_n|s,u)."""
         posterior = self.posterior(observation, pre_tanh_action)
-        latent = posterior.sample(samples, seed=fold(seed, Purpose.LATENT))
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT), samples)
         log_weight = self.prior().log_prob(latent) - posterior.log_prob(latent)
         log_joint = self.decoder(observation, latent).log_prob(pre_tanh_action) + log_weight
         return tf.reduce_logsumexp(log_joint, axis=0) - math.log(samples)
@@ -63,7 +63,7 @@ class ConditionalVAE:
     def prior_decoder(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> Distribution:
         """p(u|s,z) for z drawn from the prior, each entry clipped to +-latent_clip: batch [samples, B], event [A]."""
         shape = [samples, observation.shape[0] or tf.shape(observation)[0], self.latent_size]
-        latent = tf.random.stateless_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT), alg="philox")
+        latent = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
         return self.decoder(observation, tf.clip_by_value(latent, -latent_clip, latent_clip))
 
     def sample(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,9 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
       UserError: for a missing file, a syntax error, or a name that nothing has.
     """
     gin.clear_config()
-    gin.add_config_file_search_path(str(_CONFIGS))
+    # gin itself looks in the working directory first, where `include 'base.gin'` may find another file of that name
+    gin.config._LOCATION_PREFIXES[:] = [str(_CONFIGS), ""]
+    files = [str(Path(file).absolute()) if Path(file).exists() else file for file in files]
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)  # gin reports each place where an include is not, before it finds it
     try:
@@ -38,15 +40,22 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
 def check_effective(bindings: Sequence[str], operative_config: str) -> None:
     """Checks that each command-line binding reached something that was built.
 
+    A binding without scope also counts where it reached an object of some scope (`Fit.x` -> `behavior/Fit.x`).
+
     Raises:
       UserError: naming a binding of an object that the configuration does not use.
     """
-    used = {_key(line) for line in operative_config.splitlines() if "=" in line and not line.startswith("#")}
+    used, bound = _keys(operative_config), _keys(gin.config_str())
+    reached = used | {key.rpartition("/")[2] for key in used - bound}
     for binding in bindings:
         for statement in binding.splitlines():
             key = _key(statement)
-            if key and "." in key and key not in used:
+            if key and "." in key and key not in reached:
                 raise UserError(f"gin binding '{statement.strip()}' has no effect: this configuration does not use it")
+
+
+def _keys(config: str) -> set[str]:
+    return {_key(line) for line in config.splitlines() if "=" in line and not line.startswith("#")}
 
 
 def _key(statement: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from brac_plus_tf.randomness import standard_normal
+
 tfd: Any = tfp.distributions
 tfb: Any = tfp.bijectors
 Distribution = Any  # a TFP distribution; TFP carries no types
@@ -16,6 +18,17 @@ Distribution = Any  # a TFP distribution; TFP carries no types
 def diagonal_gaussian(mean: tf.Tensor, standard_deviation: tf.Tensor) -> Distribution:
     """N(mean, diag standard_deviation^2) with the last axis as its event."""
     return tfd.Independent(tfd.Normal(mean, standard_deviation), reinterpreted_batch_ndims=1)
+
+
+def draw_gaussian(gaussian: Distribution, seed: tf.Tensor, samples: int | None = None) -> tf.Tensor:
+    """Reparameterised draws mean + deviation * noise of a `diagonal_gaussian`; the same eagerly and under XLA.
+
+    Returns:
+      [.., A], or [samples, .., A] if `samples` is given.
+    """
+    mean = gaussian.mean()
+    shape = tf.shape(mean) if samples is None else tf.concat([[samples], tf.shape(mean)], axis=0)
+    return mean + gaussian.stddev() * tf.cast(standard_normal(shape, seed), mean.dtype)
 
 
 def gaussian_mixture(logits: tf.Tensor, mean: tf.Tensor, standard_deviation: tf.Tensor) -> Distribution:

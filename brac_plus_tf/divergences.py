@@ -12,7 +12,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.behavior import ConditionalVAE
-from brac_plus_tf.distributions import Distribution, gaussian_to_mixture_kl_bound
+from brac_plus_tf.distributions import Distribution, draw_gaussian, gaussian_to_mixture_kl_bound
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import check_shapes
 
@@ -59,7 +59,7 @@ class KLUpperBound:
     ) -> tf.Tensor:
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
         posterior = behavior.posterior(observation, pre_tanh_action)
-        latent = posterior.sample(self.latent_samples, seed=fold(seed, Purpose.LATENT))
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT), self.latent_samples)
         decoder_kl = gaussian_to_mixture_kl_bound(policy, behavior.decoder(observation, latent))
         return tf.reduce_mean(decoder_kl, axis=0) + posterior.kl_divergence(behavior.prior())
 
@@ -85,7 +85,7 @@ class SampledKL:
         seed: tf.Tensor,
     ) -> tf.Tensor:
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
-        actions = policy.sample(self.samples, seed=fold(seed, Purpose.POLICY_SAMPLES))
+        actions = draw_gaussian(policy, fold(seed, Purpose.POLICY_SAMPLES), self.samples)
         flat = tf.reshape(actions, [-1, actions.shape[-1]])
         tiled = tf.tile(observation, [self.samples, 1])
         log_behavior = behavior.log_prob(tiled, flat, self.latent_samples, seed)
@@ -146,7 +146,7 @@ class MMD:
         seed: tf.Tensor,
     ) -> tf.Tensor:
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
-        x = policy.sample(self.samples, seed=fold(seed, Purpose.POLICY_SAMPLES))
+        x = draw_gaussian(policy, fold(seed, Purpose.POLICY_SAMPLES), self.samples)
         y = behavior.prior_decoder(observation, self.samples, self.latent_clip, seed).mean()
         if self.squashed:
             x, y = tf.tanh(x), tf.tanh(y)

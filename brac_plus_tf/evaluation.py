@@ -85,6 +85,7 @@ class Evaluator:
                         following = next(waiting, None)
                         if following is None:
                             active.remove(slot)
+                            observations[slot] = 0.0  # whatever the episode ended in, no policy should see it again
                         else:
                             running[slot] = following
                             observations[slot] = self._reset(slot, seed, following)

@@ -46,6 +46,11 @@ class Experiment:
     action: str = "mean"
     loop: trainer.Loop = trainer.Loop()
 
+    def __post_init__(self) -> None:
+        for name in ("evaluation_episodes", "final_episodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"Experiment.{name} is {getattr(self, name)}: at least 1, or environment = 'none'")
+
 
 class LivePolicyEvaluation:
     """Episodes of the policy being trained, in one task's environment; every evaluation has the same starts."""

@@ -12,7 +12,7 @@ from absl import flags
 
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.run_record import read_facts
-from brac_plus_tf.saved_policy import LoadedPolicy, place_directory
+from brac_plus_tf.saved_policy import LoadedPolicy, place_directory, refuse_existing
 from brac_plus_tf.types import UserError
 
 
@@ -27,6 +27,7 @@ def export(run_dir: Path, output: Path) -> None:
     if not source.exists():
         raise UserError(f"{run_dir}: no saved_model yet, the run is not finished; start the training command again")
     LoadedPolicy(source)
+    refuse_existing(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

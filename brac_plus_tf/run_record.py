@@ -64,7 +64,12 @@ class RunRecord:
         facts = {"format": FORMAT, **facts}
         config_file, facts_file = self.directory / "operative_config.gin", self.directory / "run.json"
         if facts_file.exists():
-            self._check_same(config_file.read_text(), operative_config, read_facts(self.directory), facts)
+            facts_before = read_facts(self.directory)
+            try:
+                config_before = config_file.read_text()
+            except OSError as error:
+                raise UserError(f"{config_file}: cannot be read ({error.strerror}); remove the run to start") from error
+            self._check_same(config_before, operative_config, facts_before, facts)
         else:
             write_atomically(config_file, operative_config.encode())
             write_json(facts_file, facts)
@@ -106,8 +111,8 @@ class RunRecord:
 
     def _rewind_metrics(self, size: int) -> None:
         """Drops rows written after the checkpoint and writes TensorBoard's events anew from what remains."""
-        text = self._metrics.read_text()[:size] if self._metrics.exists() and size else _HEADER
-        write_atomically(self._metrics, text.encode())
+        content = self._metrics.read_bytes()[:size] if self._metrics.exists() and size else _HEADER.encode()
+        write_atomically(self._metrics, content)
         for events in (self.directory / "tensorboard").glob("events.out.tfevents.*"):
             events.unlink()
         for row in read_metrics(self.directory):
@@ -146,7 +151,8 @@ class RunRecord:
         return Position(0, 0)
 
     def _existing(self) -> list[Path]:
-        return sorted(self._checkpoints.glob("[0-9]*.safetensors"))
+        paths = [path for path in self._checkpoints.iterdir() if re.fullmatch(r"\d+-\d+\.safetensors", path.name)]
+        return sorted(paths, key=lambda path: [int(number) for number in path.stem.split("-")])
 
 
 def write_json(path: Path, content: object) -> None:
@@ -217,5 +223,6 @@ def _git_commit() -> str | None:
 
 
 def _lines(config: str) -> list[str]:
-    """Settings only; the dataset is compared by its contents, not by its path."""
-    return [line for line in config.splitlines() if line.strip() and not line.startswith(("#", "Experiment.dataset "))]
+    """Settings only, one per line; the dataset is compared by its contents, not by its path."""
+    lines = re.sub(r"\s*\\?\n[ \t]+", " ", config).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith(("#", "Experiment.dataset "))]

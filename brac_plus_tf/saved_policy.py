@@ -77,8 +77,8 @@ class DeployedPolicy(tf.Module):
             }
             (temporary / METADATA).write_text(json.dumps(content, indent=2) + "\n")
             place_directory(temporary, directory)
-        except OSError as error:
-            raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{directory}: cannot be written ({error})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -111,10 +111,15 @@ def place_directory(temporary: Path, directory: Path) -> None:
     Raises:
       UserError: if something is there already.
     """
-    if directory.exists():
-        raise UserError(f"{directory}: already exists; remove it or choose another name")
+    refuse_existing(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     os.replace(temporary, directory)
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raises UserError if something is there already."""
+    if directory.exists():
+        raise UserError(f"{directory}: already exists; remove it or choose another name")
 
 
 class LoadedPolicy:

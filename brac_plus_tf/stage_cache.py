@@ -45,7 +45,10 @@ class StageCache:
     def store(self, stages: Sequence[Stage], index: int) -> None:
         """Keeps the outcome of stage `index`, if it may be reused."""
         if stages[index].writes:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{self._directory}: cannot be made ({error.strerror})") from error
             save_state(self._path(stages, index), self._variables(stages[index]), self._key(stages, index))
 
     def _variables(self, stage: Stage) -> Mapping[str, tf.Variable]:

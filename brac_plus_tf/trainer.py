@@ -18,10 +18,11 @@ from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.randomness import Purpose, base_seed, fold
 from brac_plus_tf.run_record import Position, RunRecord
 from brac_plus_tf.stage_cache import StageCache
-from brac_plus_tf.types import UserError
+from brac_plus_tf.types import Metrics, UserError
 
 Evaluate = Callable[[], dict[str, float]]
-RunSteps = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+RunSteps = Callable[[int, int], dict[str, float]]
+_MOST_METRICS = 64
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -41,6 +42,11 @@ class Loop:
     checkpoint_interval: int = 20_000
     evaluation_epochs: int = 10
     compiled: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps_per_call", "checkpoint_interval", "evaluation_epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"Loop.{name} is {getattr(self, name)}: it must be at least 1")
 
 
 def run(
@@ -74,6 +80,8 @@ def run(
                 _train_stage(agent, stages, index, step, dataset, record, evaluate, seed, loop, stop_requested)
                 cache.store(stages, index)
             record.save(variables, Position(index + 1, 0))
+            if stop_requested:
+                raise Interrupted(f"the end of {stage.name}")
 
 
 def _train_stage(
@@ -113,31 +121,37 @@ def _train_stage(
                 raise Interrupted(f"{stage.name} step {step}")
 
 
+def take_step(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
+    """Gradient step number `step` of a stage: draws its batch and updates."""
+    step_seed = fold(seed, Purpose.UPDATE, step)
+    batch = dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH))
+    return stage.update(batch, step_seed)
+
+
 def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
-    """A function (first step, count) -> sums of the metrics, tracing the stage's update once."""
-
-    @tf.function
-    def one_step(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        step_seed = fold(seed, Purpose.UPDATE, step)
-        batch = dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH))
-        return stage.update(batch, step_seed)
-
-    traced = one_step.get_concrete_function(tf.TensorSpec([], tf.int32))
-    zeros = tf.nest.map_structure(lambda _: tf.zeros([]), traced.structured_outputs)
+    """A function (first step, count) -> sums of the metrics over these steps; traces the stage's update once."""
+    names: list[str] = []
 
     @tf.function(jit_compile=compiled, input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)])
-    def run_steps(first: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        def body(index: tf.Tensor, sums: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-            return index + 1, tf.nest.map_structure(tf.add, sums, traced(first + index))
+    def run_steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        def body(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            metrics = take_step(stage, dataset, seed, first + index)
+            names[:] = sorted(metrics)
+            values = tf.stack([metrics[name] for name in names])
+            return index + 1, sums + tf.pad(values, [[0, _MOST_METRICS - len(names)]])
 
-        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), zeros))[1]
+        # a vector of fixed size: the metrics' names are known only once the body has been traced
+        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([_MOST_METRICS])))[1]
 
-    return run_steps
+    def sums_of(first: int, count: int) -> dict[str, float]:
+        vector = run_steps(tf.constant(first), tf.constant(count)).numpy()
+        return dict(zip(names, vector[: len(names)].tolist(), strict=True))
+
+    return sums_of
 
 
 def _mean_metrics(run_steps: RunSteps, stage: Stage, step: int, count: int) -> dict[str, float]:
-    sums = run_steps(tf.constant(step), tf.constant(count))
-    means = {name: float(value) / count for name, value in sums.items()}
+    means = {name: value / count for name, value in run_steps(step, count).items()}
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:
         raise UserError(

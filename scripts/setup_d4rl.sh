@@ -19,6 +19,8 @@ command -v "$python" >/dev/null || fail "there is no Python at $python"
 command -v "${CC:-cc}" >/dev/null || fail "no C compiler: install gcc (Debian: apt-get install gcc)"
 
 echo "== this package and what D4RL needs"
+# The pip that comes with Python 3.10 does not come to an end with these requirements.
+"$python" -m pip install --quiet --upgrade pip
 # All extras at once: gym needs numpy < 2, and versions of the other packages must be chosen to suit.
 "$python" -m pip install --quiet -e "$root[test,adroit,d4rl]"
 echo "== D4RL and MuJoCo 2.1.0"

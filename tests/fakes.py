@@ -90,7 +90,7 @@ class LinearGaussian:
 
 
 def random_behavior(
-    dimensions: Dimensions, components: int, latent_size: int, seed: int, members: int = 2
+    dimensions: Dimensions, components: int, latent_size: int, weights_seed: int, members: int = 2
 ) -> VAEEnsembleNetwork:
     """A real network with random weights.
 
@@ -104,7 +104,7 @@ def random_behavior(
         mixture_components=components,
         log_std_range=(-1.0, 0.5),
     )
-    network = shape.build(dimensions, seed)
+    network = shape.build(dimensions, weights_seed)
     encoder = [0.6 * weight for weight in network.encoder.get_weights()]
     encoder[-1][:, latent_size:] = 0.8
     network.encoder.set_weights(encoder)

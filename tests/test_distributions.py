@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from fakes import central_difference, gaussian_kl
+from fakes import assert_mean, central_difference, gaussian_kl
 from scipy import stats
 from scipy.special import logsumexp
 
 from brac_plus_tf.distributions import (
     diagonal_gaussian,
+    draw_gaussian,
     gaussian_mixture,
     gaussian_to_mixture_kl_bound,
     inverse_tanh,
@@ -60,6 +61,23 @@ def test_inverse_tanh_inverts_inside_and_clips_at_the_margin():
     edge = 0.5 * np.log((2 - 1e-3) / 1e-3)
     clipped = inverse_tanh(tf.constant([[-1.0, 1.0, 0.9999, -7.0]], tf.float64), 1e-3)
     np.testing.assert_allclose(clipped, [[-edge, edge, edge, -edge]], rtol=1e-9)
+
+
+def test_draws_of_a_gaussian_have_its_moments_and_pass_their_gradient_on():
+    mean, std = tf.Variable(MEAN), tf.Variable(STD)
+    seed = tf.constant([1, 2], tf.int32)
+    with tf.GradientTape(persistent=True) as tape:
+        draws = draw_gaussian(diagonal_gaussian(mean, std), seed, 5000)
+        total = tf.reduce_sum(draws)
+    noise = (draws.numpy() - MEAN) / STD
+    assert_mean(draws.numpy(), MEAN)
+    assert_mean((draws.numpy() - MEAN) ** 2, STD**2)
+    assert_mean(noise[:, 0] * noise[:, 1], 0.0)
+    assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-4
+    # u = mean + std noise: d/d mean = 1, d/d std = noise, each summed over the draws
+    np.testing.assert_allclose(tape.gradient(total, mean), [5000, 5000])
+    np.testing.assert_allclose(tape.gradient(total, std), noise.sum(axis=0), rtol=1e-6)
+    assert draw_gaussian(diagonal_gaussian(tf.zeros([5, 2]), tf.ones([5, 2])), seed).shape == [5, 2]
 
 
 def test_split_gaussian_takes_means_then_scales_within_their_range():

@@ -147,7 +147,7 @@ def test_gradient_of_the_bound_is_that_of_finite_differences():
 @pytest.mark.parametrize("divergence", [KLUpperBound(L), SampledKL(3, 4), MMD(samples=3, sigma=1.0)])
 def test_gradient_reaches_the_actor_and_not_the_behavior_policy(divergence):
     actor = Actor(hidden_sizes=(8,)).build(Dimensions(O, A), 0)
-    behavior = random_behavior(Dimensions(O, A), 3, 4, seed=0)
+    behavior = random_behavior(Dimensions(O, A), 3, 4, weights_seed=0)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         watch(tape, actor.trainable_variables)
         policy = actor.distribution(OBSERVATION)
@@ -190,7 +190,9 @@ def test_kernels_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "far", "near"), [(laplacian_kernel, 2.0, 1.0), (gaussian_kernel, 4.0, 1.0)], ids=["laplacian", "gaussian"]
+    ("kernel", "far", "near"),
+    [(laplacian_kernel, 2.0, 1.0), (gaussian_kernel, 4.0, 1.0)],
+    ids=["laplacian", "gaussian"],
 )
 def test_mmd_of_two_against_two_points_by_hand(kernel, far, near):
     # x = {0, 2}, y = {1, 3} on a line, 2 sigma = 1: distances 2 within each, and 1, 3, 1, 1 between;
@@ -247,5 +249,3 @@ def test_mmd_takes_its_behavior_samples_from_clipped_latents():
     share = stats.norm.sf(0.1)
     expected = np.sqrt([1 + 2 * share**2, 1 + 2 * share**2 - 2 * share])
     np.testing.assert_allclose(mmd, expected, atol=0.05)
-
-

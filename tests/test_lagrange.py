@@ -111,7 +111,7 @@ def solve(rule, slopes: list[float], bound: float, steps: int = 4000) -> tuple[n
                 policy_loss = tf.reduce_sum(constrained_policy_loss(slope * x, multiplier, divergence))
             x.assign_sub(0.05 * tape.gradient(policy_loss, x))
             gradient_step(
-                lambda: (tf.reduce_mean(rule.loss(network(observation), divergence - bound)), {}),
+                lambda violation=divergence - bound: (tf.reduce_mean(rule.loss(network(observation), violation)), {}),
                 network.trainable_variables,
                 optimizer,
             )

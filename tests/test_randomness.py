@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from brac_plus_tf.randomness import Purpose, base_seed, fold, initializer_seed
+from brac_plus_tf.randomness import Purpose, base_seed, fold, initializer_seed, standard_normal
 
 
 def listed(seed: tf.Tensor) -> tuple[int, ...]:
@@ -43,12 +43,29 @@ def test_no_two_of_runs_steps_and_purposes_share_a_seed():
 
 def test_streams_of_neighbouring_seeds_are_uncorrelated_normals():
     count = 4000
-    streams = np.stack(
-        [tf.random.stateless_normal([count], fold(base_seed(0), step, Purpose.LATENT)) for step in range(6)]
-    )
+    streams = np.stack([standard_normal([count], fold(base_seed(0), step, Purpose.LATENT)) for step in range(6)])
     correlation = np.corrcoef(streams) - np.eye(6)
     assert np.abs(correlation).max() < 4.5 / np.sqrt(count)  # sampling error of a zero correlation
     assert stats.kstest(streams.ravel(), "norm").pvalue > 1e-4
+
+
+def test_normals_are_the_same_eagerly_in_a_graph_and_compiled():
+    eager = standard_normal([3, 500], base_seed(3))
+    for compiled in (False, True):
+        traced = tf.function(lambda seed: standard_normal([3, 500], seed), jit_compile=compiled)
+        np.testing.assert_allclose(traced(base_seed(3)), eager, rtol=1e-4, atol=1e-5)
+
+
+def test_normals_have_the_tails_of_a_normal_and_are_never_infinite():
+    count = 2_000_000
+    normals = standard_normal([count], base_seed(1)).numpy().astype(np.float64)
+    assert np.all(np.isfinite(normals))
+    for edge in (1.0, 3.0, 4.5):
+        expected = count * 2.0 * stats.norm.sf(edge)
+        assert abs(np.sum(np.abs(normals) > edge) - expected) < 4.5 * np.sqrt(expected)  # Poisson error
+    assert abs(normals.mean()) < 4.5 / np.sqrt(count)
+    # the outermost of the 2^23 levels: (2 k + 1) / 2^23 = 1 - 2^-23, exact in float32
+    assert np.float32(2.0 * (2**22 - 1) + 1.0) * np.float32(2.0**-23) == 1.0 - 2.0**-23
 
 
 def test_purposes_keep_their_numbers_because_they_are_part_of_a_run():

@@ -22,6 +22,7 @@ from brac_plus_tf.agents.base import Policy, Stage, named_variables
 from brac_plus_tf.datasets import OfflineDataset, Scaling
 from brac_plus_tf.types import Dimensions, Transition
 
+DIMENSIONS = Dimensions(observation=3, action=2)
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "gin_configs"
 
@@ -64,12 +65,12 @@ def write_hopper_dataset(path: pathlib.Path, steps: int = 300, env_id: str | Non
     for _ in range(steps):
         action = generator.uniform(-1.0, 1.0, 3).astype(np.float32)
         following, reward, terminated, truncated, _ = environment.step(action)
-        for values, value in zip(rows.values(), (observation, action, reward, terminated, truncated), strict=True):
-            values.append(value)
+        for column, value in zip(rows.values(), (observation, action, reward, terminated, truncated), strict=True):
+            column.append(value)
         observation = environment.reset()[0] if terminated or truncated else following
     environment.close()
-    arrays = {key: np.array(values) for key, values in rows.items()}
-    return _write(path, {key: a.astype(np.float32) if a.dtype == np.float64 else a for key, a in arrays.items()}, env_id)
+    types = {"terminals": bool, "timeouts": bool}
+    return _write(path, {key: np.array(column, types.get(key, np.float32)) for key, column in rows.items()}, env_id)
 
 
 def write_random_dataset(path: pathlib.Path, dimensions: Dimensions, rows: int = 40) -> str:
@@ -88,15 +89,15 @@ def write_random_dataset(path: pathlib.Path, dimensions: Dimensions, rows: int =
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], env_id: str | None) -> str:
     with h5py.File(path, "w") as file:
-        for key, values in arrays.items():
-            file[key] = values
+        for key, column in arrays.items():
+            file[key] = column
         if env_id is not None:
             file.attrs["env_id"] = env_id
     return str(path)
 
 
 def make_dataset(
-    rows: int = 30, dimensions: Dimensions = Dimensions(3, 2), sha256: str = "0" * 64, seed: int = 0
+    rows: int = 30, dimensions: Dimensions = DIMENSIONS, sha256: str = "0" * 64, seed: int = 0
 ) -> OfflineDataset:
     """A dataset in memory: normal observations, uniform actions, no rescaling."""
     generator = np.random.default_rng(seed)
@@ -112,7 +113,7 @@ def make_dataset(
     scaling = Scaling(np.zeros(observation, np.float32), np.ones(observation, np.float32), zeros, ones)
     transitions = Transition(*(np.asarray(column, np.float32) for column in columns))
     nothing = np.zeros(0)
-    return OfflineDataset(transitions, scaling, sha256, (), (rows,), dimensions, nothing, nothing, nothing, None)
+    return OfflineDataset(transitions, scaling, sha256, (), (rows,), dimensions, nothing, nothing, nothing)
 
 
 # An agent ---------------------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class TinyAgent:
 
     def __init__(
         self,
-        dimensions: Dimensions = Dimensions(3, 2),
+        dimensions: Dimensions = DIMENSIONS,
         seed: int = 0,
         steps: tuple[int, int] = (13, 22),
         epoch_steps: int = 6,
@@ -204,7 +205,7 @@ class TinyAgent:
     def _update(self, index, stage, variable, batch, seed):
         self.updates[stage] += 1
         self.counts[index].assign_add(1)
-        noise = tf.random.stateless_normal(variable.shape, seed)
+        noise = tf.random.stateless_normal(variable.shape, seed, alg="philox")
         start = self.weight if index else tf.zeros_like(variable)
         target = start + tf.reduce_mean(batch.observation, axis=0) + noise + self.prepared
         variable.assign_add(self._settings[index].rate * (target - variable))

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.distributions import Distribution, diagonal_gaussian, tanh_log_prob
+from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
 from brac_plus_tf.losses import squared_td_error, td_target
 from brac_plus_tf.networks import ActorNetwork, CriticNetwork
-from brac_plus_tf.randomness import Purpose, fold
+from brac_plus_tf.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.types import Transition
 from brac_plus_tf.updates import gradient_step
 
@@ -34,7 +34,7 @@ def draw_policy(actor: ActorNetwork, observation: tf.Tensor, samples: int, seed:
     """Draws `samples` actions for each of the observations [B, O]; differentiable in the actor's weights."""
     mean, standard_deviation = (tf.tile(parameter, [samples, 1]) for parameter in actor(observation))
     distribution = diagonal_gaussian(mean, standard_deviation)
-    pre_tanh_action = distribution.sample(seed=seed)
+    pre_tanh_action = draw_gaussian(distribution, seed)
     return PolicyDraw(
         distribution,
         tf.tile(observation, [samples, 1]),
@@ -84,7 +84,7 @@ def fit_critic(
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class MaxQ:
-    """Acting by the best of `samples` policy draws under min_j Q_j; draws are clipped to +-clip deviations, if given."""
+    """Acting by the best of `samples` policy draws under min_j Q_j, clipped to +-clip deviations if given."""
 
     samples: int = 10
     clip: float | None = None
@@ -93,7 +93,7 @@ class MaxQ:
         """observation [N, O] -> action [N, A] in [-1, 1]."""
         mean, standard_deviation = actor(observation)
         noise_shape = tf.concat([[self.samples], tf.shape(mean)], axis=0)
-        noise = tf.random.stateless_normal(noise_shape, seed, alg="philox")
+        noise = standard_normal(noise_shape, seed)
         limit = math.inf if self.clip is None else self.clip
         actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
         tiled = tf.broadcast_to(observation, tf.concat([[self.samples], tf.shape(observation)], axis=0))

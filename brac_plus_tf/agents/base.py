@@ -8,7 +8,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from brac_plus_tf.datasets import OfflineDataset
-from brac_plus_tf.types import Metrics, Transition
+from brac_plus_tf.types import Metrics, Transition, UserError
 
 Update = Callable[[Transition, tf.Tensor], Metrics]
 Prepare = Callable[[OfflineDataset, int, tf.Tensor], list[str]]
@@ -56,6 +56,10 @@ class Stage:
     evaluate: bool = False
     writes: tuple[str, ...] = ()
     settings: tuple[object, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.epoch_steps < 1:
+            raise UserError(f"stage {self.name}: {self.epoch_steps} steps per epoch, there must be at least 1")
 
 
 class Agent(Protocol):

@@ -134,7 +134,7 @@ class BRACPlus:
                 epoch_steps=epoch,
                 prepare=self._prepare_initial_policy,
                 writes=("actor", "entropy_multiplier"),
-                settings=(self._shapes["actor"], self._divergence, self._entropy, policy),
+                settings=(self._shapes["actor"], self._divergence, self._entropy, policy, self._samples),
             ),
             Stage(
                 name="initial_critic",

@@ -17,7 +17,7 @@ from brac_plus_tf.lagrange import AbsoluteThreshold, MaximumEntropy, MinimumEntr
 from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
 from brac_plus_tf.penalties import GradientPenalty, NoPenalty
 from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage
+from brac_plus_tf.trainer import compile_stage, take_step
 from brac_plus_tf.types import Dimensions, Transition
 from brac_plus_tf.updates import Fit
 
@@ -131,9 +131,9 @@ def test_terminal_states_are_fitted_to_their_reward():
     dataset = make_dataset(discount=np.zeros(400), reward=np.full(400, 0.7))
     agent = make_agent(initial_critic_fit=Fit(steps=1500, batch_size=50, learning_rate=3e-3, decay=(1.0, 0.1)))
     stage = agent.stages()[2]
-    compile_stage(stage, dataset, SEED)(tf.constant(0), tf.constant(1500))
+    compile_stage(stage, dataset, SEED)(0, 1500)
     q_values = agent.critic(dataset.transitions.observation, dataset.transitions.action)
-    np.testing.assert_allclose(q_values, 0.7, atol=0.05)
+    assert np.abs(q_values - 0.7).mean() < 0.03
 
 
 @pytest.mark.parametrize(
@@ -152,31 +152,28 @@ def test_terminal_states_are_fitted_to_their_reward():
     ids=["paper", "global", "mmd", "mixture", "later-code"],
 )
 def test_eager_equals_compiled(variant):
-    """The same three steps of every stage, eagerly and under XLA, end in the same variables up to rounding."""
-    dataset, ends = make_dataset(), []
-    for compiled in (False, True):
-        agent = make_agent(**variant)
-        for index, stage in enumerate(agent.stages()):
-            stage.prepare(dataset, 0, SEED)
-            with tf.init_scope():
-                tf.config.run_functions_eagerly(not compiled)
-            compile_or_plain = compile_stage(stage, dataset, base_seed(index), compiled) if compiled else None
-            if compile_or_plain:
-                compile_or_plain(tf.constant(0), tf.constant(3))
-            else:
-                run_eagerly(stage, dataset, base_seed(index), 3)
-        tf.config.run_functions_eagerly(False)
-        ends.append(values(agent))
-    for name, eager in ends[0].items():
-        np.testing.assert_allclose(ends[1][name], eager, rtol=2e-3, atol=2e-4, err_msg=name)
+    """Three steps of every stage, eagerly and under XLA, report the same metrics and end in the same variables.
 
-
-def run_eagerly(stage, dataset, seed, steps):
-    from brac_plus_tf.randomness import Purpose, fold
-
-    for step in range(steps):
-        step_seed = fold(seed, Purpose.UPDATE, step)
-        stage.update(dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH)), step_seed)
+    Adam's first steps have the size of the learning rate whatever the gradient's, so where a gradient is all rounding
+    a weight may move differently; those are few.
+    """
+    dataset = make_dataset()
+    eager_agent, compiled_agent = make_agent(**variant), make_agent(**variant)
+    for index in range(4):
+        eager, compiled = eager_agent.stages()[index], compiled_agent.stages()[index]
+        seed = base_seed(index)
+        eager.prepare(dataset, 0, seed)
+        compiled.prepare(dataset, 0, seed)
+        metrics = [take_step(eager, dataset, seed, tf.constant(step)) for step in range(3)]
+        sums = compile_stage(compiled, dataset, seed)(0, 3)
+        for name, total in sums.items():
+            expected = sum(float(values[name]) for values in metrics)
+            assert float(total) == pytest.approx(expected, rel=2e-3, abs=2e-3), f"{eager.name} {name}"
+    differing, count = 0, 0
+    for name, eager_value in values(eager_agent).items():
+        difference = np.abs(values(compiled_agent)[name] - eager_value) > 1e-4 + 1e-3 * np.abs(eager_value)
+        differing, count = differing + difference.sum(), count + difference.size
+    assert differing / count < 2e-3
 
 
 def test_one_trace_per_stage():
@@ -190,7 +187,7 @@ def test_one_trace_per_stage():
 
         run_steps = compile_stage(dataclasses.replace(stage, update=counted), dataset, SEED)
         for first, count in ((0, 2), (2, 5), (7, 1)):
-            run_steps(tf.constant(first), tf.constant(count))
+            run_steps(first, count)
         assert len(calls) == 1, stage.name
 
 
@@ -261,45 +258,50 @@ def test_entropy_target_from_the_behaviour_policy():
     assert agent.entropy_target.numpy() == pytest.approx(-log_likelihood.mean() - 2 * math.log(4.0), abs=0.03)
 
 
-# A bandit: one state, terminal after one action, r = 1 - (a - 0.8)^2 / 4; logged actions tanh(N(-0.3, 0.35)).
-# In pre-tanh units the behaviour policy is N(-0.3, 0.35), so for a policy N(m, s) the KL is known in closed form.
+# A bandit: one state, terminal after one action, r = 1 - (a - 0.6)^2; logged actions tanh(N(0, 0.8)).
+# In pre-tanh units the behaviour policy is N(0, 0.8), so for a policy N(m, s) the KL is known in closed form.
 
 _BANDIT = Dimensions(observation=2, action=1)
 
 
 def bandit_dataset():
-    generator = np.random.default_rng(1)
-    action = np.tanh(generator.normal(-0.3, 0.35, size=(4000, 1)))
-    state = np.ones((4000, 2))
-    reward = 1.0 - (action[:, 0] - 0.8) ** 2 / 4.0
+    action = np.tanh(np.random.default_rng(1).normal(0.0, 0.8, size=(4000, 1)))
+    state, reward = np.ones((4000, 2)), 1.0 - (action[:, 0] - 0.6) ** 2
     return make_dataset(
         4000, _BANDIT, observation=state, action=action, reward=reward, discount=np.zeros(4000), next_observation=state
     )
 
 
-def train_bandit(margin, target_entropy):
-    improvement = Improvement(epochs=1, steps_per_epoch=6000, batch_size=64, policy_learning_rate=3e-4)
-    agent = make_agent(
-        _BANDIT,
-        actor=Actor((16,)),
-        critic=Critic((64, 64), learning_rate=1e-3),
-        behavior=VAEEnsemble(hidden_sizes=(32,)),
-        threshold=RelativeThreshold(margin),
-        multiplier=StateMultiplier((16,), learning_rate=2e-3, initial_value=1.0),
-        entropy=MaximumEntropy(target=target_entropy, initial_multiplier=0.0),
-        behavior_fit=Fit(steps=3000, batch_size=64),
-        initial_policy_fit=Fit(steps=2000, batch_size=64),
-        initial_critic_fit=Fit(steps=4000, batch_size=64, learning_rate=1e-3, decay=(1.0, 0.1)),
-        improvement=improvement,
-    )
-    dataset = bandit_dataset()
-    for index, stage in enumerate(agent.stages()):
+def make_bandit_agent(**overrides):
+    settings = {
+        "actor": Actor((16,)),
+        "critic": Critic((64, 64), learning_rate=1e-3),
+        "behavior": VAEEnsemble(hidden_sizes=(32,)),
+        "multiplier": StateMultiplier((16,), learning_rate=3e-3, initial_value=1.0),
+        "entropy": MaximumEntropy(target=3.0, initial_multiplier=0.0),  # above any entropy on [-1, 1]: never binds
+        "behavior_fit": Fit(steps=3000, batch_size=64),
+        "initial_policy_fit": Fit(steps=2000, batch_size=64),
+        "initial_critic_fit": Fit(steps=3000, batch_size=64, learning_rate=1e-3, decay=(1.0, 0.1)),
+        "improvement": Improvement(epochs=1, steps_per_epoch=8000, batch_size=64, policy_learning_rate=3e-4),
+        "penalty": NoPenalty(),
+    } | overrides
+    return make_agent(_BANDIT, **settings)
+
+
+def train_bandit(agent, stages):
+    """Runs the first `stages` stages; means over the last fifth of the last: policy mean, deviation, metrics."""
+    dataset, means = bandit_dataset(), []
+    for index, stage in enumerate(agent.stages()[:stages]):
         stage.prepare(dataset, 0, base_seed(index))
         run_steps = compile_stage(stage, dataset, base_seed(index))
-        run_steps(tf.constant(0), tf.constant(stage.steps - 1000))
-        last = run_steps(tf.constant(stage.steps - 1000), tf.constant(1000))
-    mean, deviation = (float(tensor[0, 0]) for tensor in agent.actor(tf.ones([1, 2])))
-    return agent, mean, deviation, {name: float(value) / 1000 for name, value in last.items()}
+        tail = stage.steps // 50
+        run_steps(0, stage.steps - 10 * tail)
+    for part in range(10):
+        sums = run_steps(stage.steps - (10 - part) * tail, tail)
+        mean, deviation = (float(tensor[0, 0]) for tensor in agent.actor(tf.ones([1, 2])))
+        means.append({name: float(total) / tail for name, total in sums.items()} | {"m": mean, "s": deviation})
+    averages = {name: float(np.mean([values[name] for values in means])) for name in means[0]}
+    return averages.pop("m"), averages.pop("s"), averages
 
 
 def gaussian_kl(mean, deviation, other_mean, other_deviation):
@@ -310,55 +312,36 @@ def gaussian_kl(mean, deviation, other_mean, other_deviation):
 
 
 def test_bandit_constraint_active():
-    """The policy moves towards the reward until D meets eps; the mean then lies where the Gaussians' KL is eps."""
-    agent, mean, deviation, metrics = train_bandit(margin=1.0, target_entropy=3.0)
+    """The policy moves towards the reward until D meets eps, and there the closed-form KL of the Gaussians is eps."""
+    agent = make_bandit_agent(threshold=RelativeThreshold(0.15))
+    mean, deviation, metrics = train_bandit(agent, 4)
     threshold = float(agent.divergence_threshold.numpy())
     assert metrics["divergence_mean"] == pytest.approx(threshold, rel=0.1)
-    assert gaussian_kl(mean, deviation, -0.3, 0.35) == pytest.approx(threshold, rel=0.2)
-    assert mean > -0.3 + 0.25  # towards the reward, not away from it
-    assert metrics["multiplier_mean"] > 0.01
+    assert gaussian_kl(mean, deviation, 0.0, 0.8) == pytest.approx(threshold, abs=0.06)
+    assert mean > 0.1  # towards the reward
+    assert metrics["multiplier_mean"] > 0.02
 
 
 def test_bandit_constraint_inactive():
-    """Within a generous eps the policy reaches the best action, tanh(m) = 0.8, and the multiplier vanishes."""
-    _, mean, deviation, metrics = train_bandit(margin=50.0, target_entropy=3.0)
-    assert np.tanh(mean) == pytest.approx(0.8, abs=0.12)
-    assert gaussian_kl(mean, deviation, -0.3, 0.35) < 50.0
-    assert metrics["multiplier_mean"] < 0.05
+    """Within a generous eps the policy reaches the best action, tanh(m) = 0.6, and the multiplier vanishes."""
+    mean, deviation, metrics = train_bandit(make_bandit_agent(threshold=RelativeThreshold(50.0)), 4)
+    assert np.tanh(mean) == pytest.approx(0.6, abs=0.07)
+    assert gaussian_kl(mean, deviation, 0.0, 0.8) < 50.0
+    assert metrics["multiplier_mean"] < 0.02
 
 
 def test_initial_policy_is_the_behaviour_policy_where_it_is_gaussian():
-    """Stage 2's known optimum: the policy equals N(-0.3, 0.35) and D is zero."""
-    agent = make_agent(
-        _BANDIT,
-        actor=Actor((16,)),
-        behavior=VAEEnsemble(hidden_sizes=(32,)),
-        entropy=MaximumEntropy(target=3.0, initial_multiplier=0.0),
-        behavior_fit=Fit(steps=3000, batch_size=64),
-        initial_policy_fit=Fit(steps=2000, batch_size=64),
-    )
-    dataset = bandit_dataset()
-    for index, stage in enumerate(agent.stages()[:2]):
-        compile_stage(stage, dataset, base_seed(index))(tf.constant(0), tf.constant(stage.steps))
-    mean, deviation = (float(tensor[0, 0]) for tensor in agent.actor(tf.ones([1, 2])))
-    assert mean == pytest.approx(-0.3, abs=0.04)
-    assert deviation == pytest.approx(0.35, abs=0.04)
+    """Stage 2's known optimum: the policy equals N(0, 0.8) and D is zero."""
+    mean, deviation, metrics = train_bandit(make_bandit_agent(), 2)
+    assert mean == pytest.approx(0.0, abs=0.06)
+    assert deviation == pytest.approx(0.8, abs=0.06)
+    assert metrics["divergence_mean"] == pytest.approx(0.0, abs=0.05)
 
 
 def test_maximum_entropy_binds():
     """Stage 2 under H <= H0 below the behaviour's own entropy: beta rises until E[H] meets H0."""
-    agent = make_agent(
-        _BANDIT,
-        actor=Actor((16,)),
-        behavior=VAEEnsemble(hidden_sizes=(32,)),
-        entropy=MaximumEntropy(target=-0.7, initial_multiplier=0.0, learning_rate=3e-3),
-        behavior_fit=Fit(steps=3000, batch_size=64),
-        initial_policy_fit=Fit(steps=4000, batch_size=64),
-    )
-    dataset = bandit_dataset()
-    for index, stage in enumerate(agent.stages()[:2]):
-        run_steps = compile_stage(stage, dataset, base_seed(index))
-        run_steps(tf.constant(0), tf.constant(stage.steps - 500))
-        last = run_steps(tf.constant(stage.steps - 500), tf.constant(500))
-    assert float(last["entropy"]) / 500 == pytest.approx(-0.7, abs=0.05)
+    entropy = MaximumEntropy(target=-0.7, initial_multiplier=0.0, learning_rate=3e-3)
+    agent = make_bandit_agent(entropy=entropy, initial_policy_fit=Fit(steps=4000, batch_size=64))
+    _, _, metrics = train_bandit(agent, 2)
+    assert metrics["entropy"] == pytest.approx(-0.7, abs=0.05)
     assert agent.entropy_multiplier.numpy() > 0.1

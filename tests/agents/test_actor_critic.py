@@ -1,0 +1,198 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from fakes import assert_mean, linear_actor, linear_critic, random_behavior
+from scipy import stats
+
+from brac_plus_tf.agents.actor_critic import MaxQ, draw_policy, fit_critic, mean_over_draws, next_state_value
+from brac_plus_tf.distributions import diagonal_gaussian
+from brac_plus_tf.divergences import MMD, KLUpperBound, SampledKL
+from brac_plus_tf.networks import Actor, Critic
+from brac_plus_tf.types import Dimensions, Transition
+from brac_plus_tf.updates import build_adam
+
+B, N, O, A = 5, 4, 3, 2  # noqa: E741
+SEED = tf.constant([1, 2], tf.int32)
+OBSERVATION = tf.constant(np.random.default_rng(0).normal(size=[B, O]), tf.float32)
+MEAN_KERNEL, MEAN_BIAS = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), np.array([0.5, -1.0])  # (o0 + 1/2, 2 o1 - 1)
+NARROW = [0.0068, 0.0068]  # close to the least deviation, e^-5
+
+
+def means() -> np.ndarray:
+    return OBSERVATION.numpy() @ MEAN_KERNEL + MEAN_BIAS
+
+
+def test_row_n_b_plus_b_of_a_draw_belongs_to_state_b():
+    draw = draw_policy(linear_actor(MEAN_KERNEL, MEAN_BIAS, NARROW), OBSERVATION, N, SEED)
+    assert draw.action.shape == draw.pre_tanh_action.shape == [N * B, A]
+    for n in range(N):
+        rows = slice(n * B, (n + 1) * B)
+        np.testing.assert_array_equal(draw.observation[rows], OBSERVATION)
+        np.testing.assert_allclose(draw.pre_tanh_action[rows], means(), atol=5 * NARROW[0])
+    assert len({float(value) for value in draw.pre_tanh_action[:, 0]}) == N * B  # every row its own noise
+
+
+def test_draws_have_the_moments_and_log_probabilities_of_the_policy():
+    deviations = [0.4, 1.3]
+    draw = draw_policy(linear_actor(MEAN_KERNEL, MEAN_BIAS, deviations), OBSERVATION, 3000, SEED)
+    u = draw.pre_tanh_action.numpy().astype(np.float64).reshape(3000, B, A)
+    assert_mean(u, means())
+    assert_mean((u - means()) ** 2, np.square(deviations))
+    np.testing.assert_allclose(draw.action.numpy().reshape(3000, B, A), np.tanh(u), atol=1e-6)
+    # change of variables: log N(u) + 2 log cosh(u), summed over the action
+    expected = (stats.norm.logpdf(u, means(), deviations) + 2 * (np.logaddexp(u, -u) - math.log(2))).sum(axis=-1)
+    np.testing.assert_allclose(draw.log_prob.numpy().reshape(3000, B), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_draws_are_differentiable_in_the_actors_weights():
+    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, [0.4, 1.3])
+    with tf.GradientTape() as tape:
+        draw = draw_policy(actor, OBSERVATION, N, SEED)
+        total = tf.reduce_sum(draw.pre_tanh_action)
+    kernel, bias = tape.gradient(total, [weight.value for weight in actor.trainable_variables])
+    # u = o kernel + bias + std eps: each mean weight collects its observation N times over
+    np.testing.assert_allclose(kernel[0, :, 0], N * OBSERVATION.numpy().sum(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(bias[0, :A], [N * B, N * B], rtol=1e-6)
+
+
+def test_mean_over_draws_by_hand():
+    values = tf.constant([1.0, 2.0, 3.0, 5.0, 6.0, 10.0])  # N = 2, B = 3
+    np.testing.assert_array_equal(mean_over_draws(values, 2), [3.0, 4.0, 6.5])
+    np.testing.assert_allclose(mean_over_draws(values, 3), [(1 + 3 + 6) / 3, (2 + 5 + 10) / 3])
+
+
+def test_next_state_value_of_a_sure_policy_is_the_smaller_critic_at_its_action():
+    critic = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 0.5])  # o1 + a0 and 2 a1 + 1/2
+    value = next_state_value(linear_actor(MEAN_KERNEL, MEAN_BIAS, NARROW), critic, OBSERVATION, N, SEED)
+    action = np.tanh(means())
+    expected = np.minimum(OBSERVATION.numpy()[:, 1] + action[:, 0], 2.0 * action[:, 1] + 0.5)
+    np.testing.assert_allclose(value, expected, atol=0.06)  # max of N draws: up to 4 deviations, times a slope of 2
+
+
+def test_next_state_value_is_the_best_of_its_samples():
+    # Q = a0 with u0 ~ N(0, 1): the maximum of n samples has distribution Phi^n, its median is tanh(Phi^-1(2^(-1/n)))
+    critic = linear_critic([[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]])
+    actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
+    for samples in (1, 7):
+        values = next_state_value(actor, critic, tf.zeros([4000, O]), samples, SEED).numpy()
+        assert_mean(values < np.tanh(stats.norm.ppf(0.5 ** (1 / samples))), 0.5)
+
+
+def test_fit_critic_by_hand():
+    critic = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 3.0])  # o1 + a0 and 2 a1 + 3
+    batch = Transition(
+        observation=tf.constant([[0.0, 1.0, 0.0], [0.0, -2.0, 0.0]]),
+        action=tf.constant([[0.5, -1.0], [-1.0, 0.5]]),
+        reward=tf.constant([1.0, 2.0]),
+        discount=tf.constant([1.0, 0.0]),
+        next_observation=tf.zeros([2, O]),
+    )
+    # Q_1 = (1.5, -3), Q_2 = (1, 4); y = (1 + 0.5 * 4, 2) = (3, 2); the terminal state drops its next value
+    # squared errors (2.25, 25) and (4, 4): sums (6.25, 29), mean 17.625; penalty 0.1 * mean(3, 5) = 0.4
+    optimizer = build_adam(0.01, critic.trainable_variables)
+    before = critic.get_weights()
+    metrics = fit_critic(critic, optimizer, batch, tf.constant([4.0, 100.0]), 0.5, lambda: tf.constant([3.0, 5.0]), 0.1)
+    expected = {"critic_loss": 18.025, "td_error": 17.625, "critic_penalty": 4.0, "target_mean": 2.5}
+    expected |= {"q_mean": (1.5 - 3.0 + 1.0 + 4.0) / 4, "q_max": 4.0}
+    assert {key: float(value) for key, value in metrics.items()} == pytest.approx(expected, rel=1e-6)
+    # d loss / d bias_j = mean 2 (Q_j - y): errors (-1.5, -5) and (-2, 2), so -6.5 and 0;
+    # d / d weights_1 = -1.5 (0,1,0,.5,-1) - 5 (0,-2,0,-1,.5) = (0, 8.5, 0, 4.25, -1)
+    # d / d weights_2 = -2 (0,1,0,.5,-1) + 2 (0,-2,0,-1,.5) = (0, -6, 0, -3, 3); Adam's first step is 0.01 sign
+    kernel, bias = (after - start for after, start in zip(critic.get_weights(), before, strict=True))
+    np.testing.assert_allclose(bias[:, 0], [0.01, 0.0], rtol=1e-3, atol=1e-6)
+    signs = np.array([[0, 1, 0, 1, -1], [0, -1, 0, -1, 1]])
+    np.testing.assert_allclose(kernel[:, :, 0], -0.01 * signs, rtol=1e-3, atol=1e-6)
+
+
+def test_fit_critic_descends_the_penalty_too():
+    critic = linear_critic([[0, 0, 0, 1.5, 0], [0, 0, 0, 1.5, 0]])
+    batch = Transition(tf.zeros([4, O]), tf.zeros([4, A]), tf.zeros([4]), tf.ones([4]), tf.zeros([4, O]))
+    # Q = 0 = y at the data, so only the penalty (weight of a0)^2 has a gradient, 2 * 1.5 > 0
+    fit_critic(
+        critic,
+        build_adam(0.01, critic.trainable_variables),
+        batch,
+        tf.zeros([4]),
+        0.9,
+        lambda: tf.square(critic.trainable_variables[0][:, 3, 0]),
+        0.1,
+    )
+    kernel, bias = critic.get_weights()
+    np.testing.assert_allclose(kernel[:, 3, 0], [1.49, 1.49], rtol=1e-5)
+    np.testing.assert_array_equal(bias, np.zeros([2, 1]))
+
+
+def test_fitting_a_critic_leaves_its_target_alone():
+    critic, target = (linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], target=flag) for flag in (False, True))
+    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, [1.0, 1.0])
+    before = actor.get_weights() + target.get_weights()
+    batch = Transition(OBSERVATION, tf.zeros([B, A]), tf.ones([B]), tf.ones([B]), OBSERVATION)
+    next_value = next_state_value(actor, target, batch.next_observation, 1, SEED)
+    fit_critic(critic, build_adam(0.1, critic.trainable_variables), batch, next_value, 0.9)
+    for old, new in zip(before, actor.get_weights() + target.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_max_q_picks_what_the_critics_prefer():
+    # both critics like a0 high and dislike a1: of 50 draws of N(0, 1) the best beats any typical one
+    actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
+    states = tf.zeros([300, O])
+    for sign in (1.0, -1.0):
+        critic = linear_critic([[0, 0, 0, sign, 0], [0, 0, 0, sign, 0]])
+        action = sign * MaxQ(samples=50).action(actor, critic, states, SEED).numpy()[:, 0]
+        # distribution of the maximum of 50 is Phi^50
+        assert stats.kstest(np.arctanh(action), lambda u: stats.norm.cdf(u) ** 50).pvalue > 1e-3
+
+
+def test_max_q_goes_by_the_smaller_critic_of_each_state():
+    # o1 = 1: min(a0, 9 + a1) = a0 is what counts; o1 = -1: min(a0 + 9.., a1 ..) = a1
+    critic = linear_critic([[0, -9, 0, 1, 0], [0, 9, 0, 0, 1]])
+    actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
+    observation = tf.constant([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]] * 200)
+    action = MaxQ(samples=20).action(actor, critic, observation, SEED).numpy()
+    expected_median = np.tanh(stats.norm.ppf(0.5 ** (1 / 20)))
+    assert_mean(action[0::2, 0] < expected_median, 0.5)
+    assert_mean(action[1::2, 1] < expected_median, 0.5)
+    assert_mean(action[0::2, 1] < 0.0, 0.5)  # the other entry is an ordinary draw
+    assert_mean(action[1::2, 0] < 0.0, 0.5)
+
+
+def test_max_q_clips_its_draws_around_each_states_mean():
+    critic = linear_critic([[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]])
+    deviations = np.array([0.4, 0.7])
+    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, deviations)
+    clipped = MaxQ(samples=200, clip=0.5).action(actor, critic, OBSERVATION, SEED).numpy()
+    # among 200 draws some exceed half a deviation, so the preferred entry lies on the bound itself
+    np.testing.assert_allclose(clipped[:, 0], np.tanh(means() + 0.5 * deviations)[:, 0], rtol=1e-5)
+    assert np.all(np.abs(np.arctanh(clipped) - means()) <= 0.5 * deviations + 1e-3)
+    free = MaxQ(samples=200).action(actor, critic, OBSERVATION, SEED).numpy()
+    assert np.all(free[:, 0] > np.tanh(means() + 1.5 * deviations)[:, 0])  # 1.5 deviations: 13 of 200 draws exceed it
+
+
+def test_sampling_functions_agree_eagerly_in_a_graph_and_compiled():
+    dimensions = Dimensions(O, A)
+    actor, critic = Actor(hidden_sizes=(8,)).build(dimensions, 0), Critic(hidden_sizes=(8,)).build(dimensions, 0)
+    behavior = random_behavior(dimensions, components=3, latent_size=6, weights_seed=0)
+
+    def everything(observation, seed):
+        draw = draw_policy(actor, observation, N, seed)
+        policy = diagonal_gaussian(*actor(observation))
+        measured = policy, draw.pre_tanh_action[:B], behavior.select(seed)[0], observation, seed
+        return {
+            "log_prob": draw.log_prob,
+            "next_value": next_state_value(actor, critic, observation, N, seed),
+            "max_q": MaxQ(samples=7).action(actor, critic, observation, seed),
+            "bound": KLUpperBound(7)(*measured),
+            "sampled_kl": SampledKL(2, 7)(*measured),
+            "mmd": MMD(samples=7, sigma=1.0)(*measured),
+        }
+
+    eager = everything(OBSERVATION, SEED)
+    for compiled in (False, True):
+        traced = tf.function(everything, jit_compile=compiled)(OBSERVATION, SEED)
+        for key, value in eager.items():
+            np.testing.assert_allclose(traced[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+    other = everything(OBSERVATION, tf.constant([1, 3], tf.int32))
+    assert all(np.abs(other[key] - eager[key]).max() > 1e-3 for key in eager)  # all of them do depend on the seed

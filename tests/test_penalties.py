@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from fakes import central_difference, linear_critic
+from scipy.special import expit
+
+from brac_plus_tf.networks import EnsembleMLP
+from brac_plus_tf.penalties import (
+    GradientPenalty,
+    NoPenalty,
+    action_gradient_penalty,
+    heaviside,
+    normalized_softplus,
+    sigmoid,
+    smooth_norm,
+    squared_norm,
+)
+from brac_plus_tf.updates import build_adam, gradient_step
+
+B, A = 4, 2
+OBSERVATION = tf.constant([[0.0, 2.0, 0.0], [0.0, -1.0, 5.0], [1.0, 0.0, 0.0], [3.0, 0.5, 1.0]])
+ACTION = tf.constant([[0.5, 0.5], [-0.5, 0.25], [1.0, -1.0], [0.0, 0.0]])
+EXCESS = tf.constant([-2.0, 0.0, 1e-6, 3.0])
+
+
+def test_masks_by_hand():
+    np.testing.assert_array_equal(heaviside(EXCESS), [0.0, 0.0, 1.0, 1.0])  # 0 itself is not above the threshold
+    np.testing.assert_allclose(sigmoid(EXCESS), expit([-2.0, 0.0, 1e-6, 3.0]), rtol=1e-6)
+    softplus = np.logaddexp(0.0, [-2.0, 0.0, 1e-6, 3.0])
+    np.testing.assert_allclose(normalized_softplus(EXCESS), softplus / softplus[3], rtol=1e-5)
+    np.testing.assert_array_equal(normalized_softplus(tf.fill([3], -200.0)), [0.0, 0.0, 0.0])  # underflow, no 0 / 0
+
+
+def test_sizes_by_hand():
+    gradient = tf.constant([[3.0, -4.0], [0.0, 0.0], [0.0, 0.5]])
+    np.testing.assert_array_equal(squared_norm(gradient), [25.0, 0.0, 0.25])
+    np.testing.assert_allclose(smooth_norm(gradient), [5.0, 1e-6, 0.5], rtol=1e-6)
+
+
+def test_penalty_of_the_smaller_of_two_linear_critics():
+    # Q_1 = o1 + a0 with gradient (1, 0); Q_2 = 3 a0 - 4 a1 with gradient (3, -4)
+    # values (2.5, -0.5), (-1.5, -2.5), (1, 7), (0.5, 0): the second, second, first, second is smaller
+    critic = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 3, -4]])
+    mask = tf.constant([1.0, 0.5, 1.0, 0.0])
+    penalty = action_gradient_penalty(critic.minimum, OBSERVATION, ACTION, mask)
+    np.testing.assert_allclose(penalty, [25.0, 12.5, 1.0, 0.0], rtol=1e-6)
+    penalty = action_gradient_penalty(critic.minimum, OBSERVATION, ACTION, mask, smooth_norm)
+    np.testing.assert_allclose(penalty, [5.0, 2.5, 1.0, 0.0], rtol=1e-6)
+
+
+def test_penalty_of_a_quadratic_critic():
+    # Q = -|a - c|^2 + o1 a1: gradient -2 (a - c) + (0, o1), by state
+    center = np.array([0.25, -0.5])
+    penalty = action_gradient_penalty(
+        lambda o, a: -tf.reduce_sum(tf.square(a - center), axis=1) + o[:, 1] * a[:, 1],
+        OBSERVATION,
+        ACTION,
+        tf.ones([B]),
+    )
+    gradient = -2.0 * (ACTION.numpy() - center) + np.array([[0, 2.0], [0, -1.0], [0, 0.0], [0, 0.5]])
+    np.testing.assert_allclose(penalty, np.sum(gradient**2, axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [squared_norm, smooth_norm])
+def test_gradient_with_respect_to_critic_weights_is_that_of_finite_differences(size):
+    """min of two tanh networks in float64; weights as one vector: two heads over hidden 6, inputs 3 + 2."""
+    generator = np.random.default_rng(0)
+    at = generator.normal(size=2 * (5 * 6 + 6))
+    observation, action = generator.normal(size=[5, 3]), generator.uniform(-1, 1, size=[5, A])
+    mask = tf.constant([1.0, 0.5, 0.0, 2.0, 1.0], tf.float64)
+
+    def mean_penalty(weights):
+        def value(observation, action):
+            inputs = tf.concat([observation, action], axis=1)
+            heads = tf.reshape(weights, [2, 36])
+            return tf.reduce_min(
+                [
+                    tf.linalg.matvec(tf.tanh(inputs @ tf.reshape(head[:30], [5, 6])), head[30:])
+                    for head in tf.unstack(heads)
+                ],
+                axis=0,
+            )
+
+        return tf.reduce_mean(action_gradient_penalty(value, tf.constant(observation), tf.constant(action), mask, size))
+
+    weights = tf.Variable(at)
+    with tf.GradientTape() as tape:
+        penalty = mean_penalty(weights)
+    expected = central_difference(lambda x: mean_penalty(tf.constant(x)), at)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(tape.gradient(penalty, weights), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_no_gradient_reaches_the_policy_the_action_or_the_mask():
+    critic = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 3, -4]])
+    policy_mean, excess = tf.Variable(ACTION), tf.constant([1.0, 2.0, 3.0, 4.0])
+
+    def quadratic(observation, action):  # its action gradient depends on the action, which could carry a gradient
+        return critic.minimum(observation, action) * tf.reduce_sum(action, axis=1)
+
+    with tf.GradientTape() as tape:
+        tape.watch([OBSERVATION, excess])
+        action = policy_mean + 0.1
+        penalty = GradientPenalty(mask=sigmoid)(quadratic, OBSERVATION, action, excess)
+    kernel = critic.trainable_variables[0].value
+    to_policy, to_action, to_mask, to_critic = tape.gradient(penalty, [policy_mean, action, excess, kernel])
+    assert (to_policy, to_action, to_mask) == (None, None, None)
+    assert np.any(to_critic != 0.0)
+
+
+@pytest.mark.parametrize("size", [squared_norm, smooth_norm])
+def test_gradient_is_finite_where_the_critic_is_flat(size):
+    slope = tf.Variable([0.0, 0.0])  # Q = slope . a: a minimum of the penalty, so its gradient is 0, not NaN
+    with tf.GradientTape() as tape:
+        penalty = action_gradient_penalty(
+            lambda _, a: tf.linalg.matvec(a, slope), OBSERVATION, ACTION, tf.ones([B]), size
+        )
+    np.testing.assert_array_equal(tape.gradient(penalty, slope), [0.0, 0.0])
+
+
+def test_gradient_penalty_applies_its_mask_and_size_but_not_lambda():
+    critic = linear_critic([[0, 1, 0, 0, 2], [0, 1, 0, 0, 2]])
+    penalty = GradientPenalty(weight=7.0)(critic.minimum, OBSERVATION, ACTION, EXCESS)
+    np.testing.assert_allclose(penalty, [0.0, 0.0, 4.0, 4.0], rtol=1e-6)
+    penalty = GradientPenalty(weight=7.0, size=smooth_norm)(critic.minimum, OBSERVATION, ACTION, EXCESS)
+    np.testing.assert_allclose(penalty, [0.0, 0.0, 2.0, 2.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "weight", "mean_penalty", "expected"),
+    [
+        (GradientPenalty(weight=0.1), 0.1, 50.0, 0.1),  # fixed, as in the paper
+        (GradientPenalty(weight=0.1, weight_rate=0.01, target=2.0), 0.5, 7.0, 0.55),  # + 0.01 * 5
+        (GradientPenalty(weight=0.1, weight_rate=0.01, target=2.0), 0.5, 1.0, 0.49),  # - 0.01 * 1
+        (GradientPenalty(weight=0.1, weight_rate=0.1, target=6.0), 0.5, 1.0, 0.1),  # 0.5 - 0.5 is held at 0.1
+    ],
+)
+def test_next_weight_by_hand(rule, weight, mean_penalty, expected):
+    np.testing.assert_allclose(rule.next_weight(tf.constant(weight), tf.constant(mean_penalty)), expected, rtol=1e-6)
+
+
+def test_no_penalty_is_zero_and_does_not_call_the_critic():
+    np.testing.assert_array_equal(NoPenalty()(None, OBSERVATION, ACTION, EXCESS), np.zeros(B))
+    assert NoPenalty().weight == 0.0
+
+
+def fit_sine(penalty_weight: float) -> tuple[float, float]:
+    """The paper's toy regression (Appendix A, Fig. 4): mean |f'(x)| outside the data, error against the true curve.
+
+    y = 5 sin(pi x) + N(0, 0.5) on x ~ U(-0.8, 0.8), 100 points; 100 others from U(-2, -0.8) u U(0.8, 2) carry the
+    penalty only; ReLU network of two layers, hidden 64, Adam 0.01.
+    """
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-0.8, 0.8, size=[100, 1])
+    y = 5.0 * np.sin(np.pi * x) + generator.normal(0.0, 0.5, size=x.shape)
+    outside = generator.uniform(0.8, 2.0, size=[100, 1]) * generator.choice([-1.0, 1.0], size=[100, 1])
+    x, y, outside = (tf.constant(value, tf.float32) for value in (x, y, outside))
+    network = EnsembleMLP(1, 1, (64,), 1, 0, "regression")
+    optimizer = build_adam(0.01, network.trainable_variables)
+
+    def value(_, inputs):
+        return network(inputs)[0, :, 0]
+
+    def loss():
+        squared_error = tf.reduce_mean(tf.square(value(None, x) - y[:, 0]))
+        penalty = action_gradient_penalty(value, tf.zeros([100, 1]), outside, tf.ones([100]))
+        return squared_error + penalty_weight * tf.reduce_mean(penalty), {}
+
+    @tf.function(jit_compile=True)
+    def fit():
+        for _ in tf.range(2000):
+            gradient_step(loss, network.trainable_variables, optimizer)
+
+    fit()
+    predict = network.member(0)
+    # slopes by differences of the prediction, errors against the noiseless curve at fresh points
+    slopes = (predict(outside + 1e-3) - predict(outside - 1e-3)) / 2e-3
+    inside = tf.linspace(-0.8, 0.8, 201)[:, None]
+    error = tf.reduce_mean(tf.square(predict(inside) - 5.0 * tf.sin(np.pi * inside)))
+    return float(tf.reduce_mean(tf.abs(slopes))), float(error)
+
+
+def test_toy_regression_is_flat_outside_the_data_with_the_penalty_and_as_good_inside():
+    plain_slope, plain_error = fit_sine(0.0)
+    slope, error = fit_sine(0.1)
+    assert plain_slope > 3.0  # the curve leaves the data with a slope of 5 pi cos(0.8 pi) = -12.7
+    assert slope < plain_slope / 5.0
+    # the curve's own mean square over the data is 12.5 (1 - sin(1.6 pi) / 1.6 pi) = 14.9, the noise's variance 0.25
+    assert plain_error < 0.4
+    assert error < 0.4

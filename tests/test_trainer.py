@@ -1,0 +1,401 @@
+import logging
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from safetensors.numpy import load_file
+from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
+
+from brac_plus_tf import trainer
+from brac_plus_tf.randomness import base_seed
+from brac_plus_tf.run_record import RunRecord, read_metrics
+from brac_plus_tf.stage_cache import StageCache
+from brac_plus_tf.trainer import Interrupted, Loop, compile_stage, take_step
+from brac_plus_tf.types import UserError
+
+DATASET = make_dataset()
+# TinyAgent: 13 + 22 steps, epochs of 6; a call of at most 4 steps ends at each epoch
+LOOP = Loop(steps_per_call=4, checkpoint_interval=5, evaluation_epochs=2, compiled=False)
+
+
+class Run:
+    """A directory in which agents are trained one after another, as a command that is started again would."""
+
+    def __init__(self, folder: pathlib.Path, loop: Loop = LOOP, seed: int = 0) -> None:
+        self.directory, self.cache = folder / "run", folder / "cache"
+        self.loop, self.seed = loop, seed
+
+    def train(self, agent, evaluate=lambda: {"return_mean": 1.0}) -> None:
+        record = RunRecord(self.directory)
+        cache = StageCache(self.cache, agent, DATASET, self.seed, self.loop.compiled)
+        try:
+            trainer.run(agent, DATASET, record, cache, evaluate, self.seed, self.loop)
+        finally:
+            record.flush()
+            record._lock.close()
+
+    @property
+    def metrics(self) -> bytes:
+        return (self.directory / "metrics.csv").read_bytes()
+
+    def rows(self, stage: str, metric: str) -> dict[int, float]:
+        return {
+            row.step: row.value for row in read_metrics(self.directory) if (row.stage, row.metric) == (stage, metric)
+        }
+
+    def newest_checkpoint(self) -> pathlib.Path:
+        return max((self.directory / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A finished run and its agent."""
+    run, agent = Run(tmp_path_factory.mktemp("uninterrupted")), TinyAgent()
+    run.train(agent)
+    return run, agent
+
+
+# What happens when ---------------------------------------------------------------------------------------------------
+
+
+def test_calls_end_at_multiples_and_at_the_end_of_epochs_and_stages(uninterrupted):
+    """By hand: calls of at most 4, cut at epochs of 6 and at the ends 13 and 22."""
+    run, _ = uninterrupted
+    assert list(run.rows("first", "count")) == [4, 6, 8, 12, 13]
+    assert list(run.rows("second", "count")) == [4, 6, 8, 12, 16, 18, 20, 22]
+
+
+def test_metrics_are_means_over_the_steps_of_a_call(uninterrupted):
+    """The metric counts steps: 1, 2, 3, 4 have the mean 2.5, the partial calls 5, 6 and 7, 8 have 5.5 and 7.5."""
+    run, _ = uninterrupted
+    assert run.rows("first", "count") == {4: 2.5, 6: 5.5, 8: 7.5, 12: 10.5, 13: 13.0}
+
+
+def test_every_step_is_taken_once(uninterrupted):
+    _, agent = uninterrupted
+    assert [int(count.numpy()) for count in agent.counts] == [13, 22]
+
+
+def test_prepare_runs_before_the_first_step_of_each_epoch(uninterrupted):
+    _, agent = uninterrupted
+    first = [("first", step) for step in (0, 6, 12)]
+    assert agent.prepare_calls == first + [("second", step) for step in (0, 6, 12, 18)]
+
+
+def test_evaluation_every_second_epoch_and_at_the_end_of_stages_that_ask_for_it(uninterrupted):
+    run, _ = uninterrupted
+    assert run.rows("second", "evaluation/return_mean") == {12: 1.0, 22: 1.0}
+    assert run.rows("first", "evaluation/return_mean") == {}
+
+
+def test_evaluation_sees_the_variables_of_its_step(tmp_path):
+    agent, run = TinyAgent(), Run(tmp_path)
+    run.train(agent, lambda: {"steps": float(agent.counts[1].numpy())})
+    assert run.rows("second", "evaluation/steps") == {12: 12.0, 22: 22.0}
+
+
+def test_without_an_environment_nothing_is_evaluated(tmp_path):
+    run = Run(tmp_path)
+    run.train(TinyAgent(), evaluate=None)
+    assert not [row for row in read_metrics(run.directory) if row.metric.startswith("evaluation")]
+
+
+def test_checkpoints_when_an_interval_is_passed_and_at_the_end_of_stages(tmp_path, monkeypatch):
+    """By hand: intervals of 5 are passed by the calls that end at 6, 12 (not 8) and 6, 12, 16, 20."""
+    saved, save = [], RunRecord.save
+
+    def note(record, variables, position):
+        saved.append(tuple(position))
+        save(record, variables, position)
+
+    monkeypatch.setattr(RunRecord, "save", note)
+    Run(tmp_path).train(TinyAgent())
+    assert saved == [(0, 6), (0, 12), (1, 0), (1, 6), (1, 12), (1, 16), (1, 20), (2, 0)]
+
+
+def test_warnings_of_prepare_name_the_stage(tmp_path, caplog):
+    agent = TinyAgent(steps=(1, 1))
+    first, second = agent.stages()
+    object.__setattr__(second, "prepare", lambda dataset, step, seed: ["the threshold is too low"])
+    agent.stages = lambda: (first, second)
+    with caplog.at_level(logging.WARNING):
+        Run(tmp_path).train(agent)
+    assert caplog.messages == ["second: the threshold is too low"]
+
+
+@pytest.mark.parametrize("name", ["steps_per_call", "checkpoint_interval", "evaluation_epochs"])
+def test_an_interval_of_zero_is_refused(name):
+    with pytest.raises(UserError, match=f"Loop.{name} is 0"):
+        Loop(**{name: 0})
+
+
+# What is computed ----------------------------------------------------------------------------------------------------
+
+
+def test_first_steps_by_hand():
+    """Two steps of the first stage in numpy, from the same draws: w <- w + rate (mean batch + noise + prepared - w)."""
+    agent = TinyAgent(settings=(Settings(rate=0.25), Settings()))
+    stage, seed = agent.stages()[0], base_seed(7)
+    agent.prepared.assign(0.5)
+    weight, noises, batches = agent.weight.numpy().astype(np.float64), [], []
+    original = stage.update
+
+    def spy(batch, step_seed):
+        batches.append(batch.observation.numpy())
+        noises.append(tf.random.stateless_normal([3], step_seed, alg="philox").numpy())
+        return original(batch, step_seed)
+
+    object.__setattr__(stage, "update", spy)
+    for step in range(2):
+        take_step(stage, DATASET, seed, tf.constant(step))
+    for batch, noise in zip(batches, noises, strict=True):
+        weight += 0.25 * (batch.mean(axis=0) + noise + 0.5 - weight)
+    np.testing.assert_allclose(agent.weight.numpy(), weight, rtol=1e-5)
+    rows = DATASET.transitions.observation
+    assert all(batch.shape == (4, 3) and all((rows == row).all(axis=1).any() for row in batch) for batch in batches)
+    assert not np.array_equal(batches[0], batches[1])
+    assert not np.array_equal(noises[0], noises[1])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_stage_is_traced_once_for_calls_of_any_length(compiled):
+    agent = TinyAgent()
+    run_steps = compile_stage(agent.stages()[0], DATASET, base_seed(0), compiled)
+    for first, count in ((0, 4), (4, 2), (6, 1), (7, 30)):
+        run_steps(tf.constant(first), tf.constant(count))
+    assert agent.updates == {"first": 1, "second": 0}
+    assert int(agent.counts[0].numpy()) == 37
+
+
+def test_a_whole_run_traces_each_stage_once(uninterrupted):
+    _, agent = uninterrupted
+    assert agent.updates == {"first": 1, "second": 1}
+
+
+def test_compiled_equals_plain_graph_and_eager_steps():
+    ends = []
+    for mode in ("eager", "graph", "xla"):
+        agent = TinyAgent()
+        stage, seed = agent.stages()[0], base_seed(3)
+        if mode == "eager":
+            for step in range(9):
+                take_step(stage, DATASET, seed, tf.constant(step))
+        else:
+            compile_stage(stage, DATASET, seed, compiled=mode == "xla")(tf.constant(0), tf.constant(9))
+        ends.append(values(agent))
+    for name, eager in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], eager, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(ends[2][name], eager, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_how_steps_are_cut_into_calls_changes_no_bit(uninterrupted, tmp_path):
+    agent = TinyAgent()
+    Run(tmp_path, Loop(steps_per_call=100, checkpoint_interval=100, compiled=False)).train(agent)
+    assert_same_bits(values(agent), values(uninterrupted[1]))
+
+
+def test_the_seed_decides_every_draw(uninterrupted, tmp_path):
+    again, other = TinyAgent(), TinyAgent()
+    repeated = Run(tmp_path / "again")
+    repeated.train(again)
+    Run(tmp_path / "other", seed=1).train(other)
+    run, agent = uninterrupted
+    assert_same_bits(values(again), values(agent))
+    assert repeated.metrics == run.metrics
+    differing = {name for name, value in values(other).items() if not np.array_equal(value, values(agent)[name])}
+    assert differing == {"weight/000", "second/000", "second/002"}  # all but the counters
+
+
+def test_stages_and_epochs_draw_from_streams_of_their_own(tmp_path):
+    """The same step number must not mean the same noise: prepare's draws differ between stages and epochs."""
+    drawn = []
+    agent = TinyAgent(on_prepare=lambda stage, step: drawn.append(float(agent.prepared.numpy())))
+    Run(tmp_path).train(agent)
+    assert len(set(drawn)) == len(drawn) == 7
+
+
+# Resuming ------------------------------------------------------------------------------------------------------------
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class CrashError(RuntimeError):
+    """Stands for a killed process: nothing after it runs."""
+
+
+def crash() -> None:
+    raise CrashError
+
+
+def at(moment, act):
+    """Arguments for an agent and `train` so that `act` happens at ("prepare", stage, step) or ("evaluate", n)."""
+    evaluations = []
+
+    def on_prepare(stage, step):
+        if ("prepare", stage, step) == moment:
+            act()
+
+    def evaluate():
+        evaluations.append(1)
+        if ("evaluate", len(evaluations)) == moment:
+            act()
+        return {"return_mean": 1.0}
+
+    return on_prepare, evaluate
+
+
+MOMENTS = [
+    ("prepare", "first", 0),
+    ("prepare", "first", 6),
+    ("prepare", "first", 12),  # the stage ends with the call that follows
+    ("prepare", "second", 0),
+    ("prepare", "second", 18),
+    ("evaluate", 1),
+    ("evaluate", 2),  # after the last step
+]
+
+
+def assert_resumed_exactly(run, uninterrupted) -> None:
+    resumed = TinyAgent()
+    run.train(resumed)
+    expected_run, expected = uninterrupted
+    assert_same_bits(values(resumed), values(expected))
+    assert run.metrics == expected_run.metrics
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, uninterrupted, moment):
+    on_prepare, evaluate = at(moment, stop)
+    run, interrupted = Run(tmp_path), TinyAgent(on_prepare=on_prepare)
+    with pytest.raises(Interrupted):
+        run.train(interrupted, evaluate)
+    saved = load_file(run.newest_checkpoint())
+    assert_same_bits(saved, values(interrupted))  # nothing done is lost
+    assert_resumed_exactly(run, uninterrupted)
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_run_that_crashed_goes_on_to_the_same_bits(tmp_path, uninterrupted, moment):
+    on_prepare, evaluate = at(moment, crash)
+    run = Run(tmp_path)
+    with pytest.raises(CrashError):
+        run.train(TinyAgent(on_prepare=on_prepare), evaluate)
+    assert_resumed_exactly(run, uninterrupted)
+
+
+def test_many_interruptions_in_a_row(tmp_path, uninterrupted):
+    run = Run(tmp_path)
+    for moment, act in ((MOMENTS[1], stop), (MOMENTS[3], crash), (MOMENTS[4], stop), (("evaluate", 1), crash)):
+        on_prepare, evaluate = at(moment, act)
+        with pytest.raises((Interrupted, CrashError)):
+            run.train(TinyAgent(on_prepare=on_prepare), evaluate)
+    assert_resumed_exactly(run, uninterrupted)
+
+
+def test_xla_resumes_to_the_same_bits(tmp_path):
+    loop = Loop(steps_per_call=4, checkpoint_interval=5, evaluation_epochs=2)
+    expected = Run(tmp_path / "expected", loop)
+    expected.train(TinyAgent())
+    on_prepare, evaluate = at(("prepare", "second", 6), stop)
+    run = Run(tmp_path / "resumed", loop)
+    with pytest.raises(Interrupted):
+        run.train(TinyAgent(on_prepare=on_prepare), evaluate)
+    run.train(TinyAgent())
+    assert run.metrics == expected.metrics
+    assert_same_bits(load_file(run.newest_checkpoint()), load_file(expected.newest_checkpoint()))
+
+
+def test_the_message_of_an_interruption_says_where(tmp_path):
+    on_prepare, evaluate = at(("prepare", "second", 6), stop)
+    with pytest.raises(Interrupted, match=r"^second step 8$"):
+        Run(tmp_path).train(TinyAgent(on_prepare=on_prepare), evaluate)
+
+
+def test_a_stop_while_a_stage_is_put_away_is_heeded(tmp_path, uninterrupted, monkeypatch):
+    store = StageCache.store
+
+    def store_and_stop(cache, stages, index):
+        store(cache, stages, index)
+        stop()
+
+    run = Run(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageCache, "store", store_and_stop)
+        with pytest.raises(Interrupted, match="the end of first"):
+            run.train(TinyAgent())
+        with pytest.raises(Interrupted, match="the end of second"):
+            run.train(TinyAgent())
+    assert_resumed_exactly(run, uninterrupted)
+
+
+def test_a_second_signal_acts_as_usual(tmp_path):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        on_prepare, evaluate = at(("prepare", "first", 0), lambda: (stop(), stop()))
+        with pytest.raises(Interrupted):
+            Run(tmp_path).train(TinyAgent(on_prepare=on_prepare), evaluate)
+        assert received == [signal.SIGTERM]
+        stop()
+        assert received == [signal.SIGTERM] * 2  # the handler from before is back
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted):
+    run, expected = uninterrupted
+    before, agent = run.metrics, TinyAgent()
+    run.train(agent)
+    assert agent.updates == {"first": 0, "second": 0} and agent.prepare_calls == []
+    assert_same_bits(values(agent), values(expected))
+    assert run.metrics == before
+
+
+def test_a_stage_computed_by_an_equal_run_is_reused(tmp_path, uninterrupted, capsys):
+    run, agent = Run(tmp_path), TinyAgent()
+    run.cache = uninterrupted[0].cache
+    run.train(agent)
+    assert agent.updates == {"first": 0, "second": 1}
+    assert "first: 13 steps reused" in capsys.readouterr().out
+    assert_same_bits(values(agent), values(uninterrupted[1]))
+    rows = uninterrupted[0].metrics.decode().splitlines(keepends=True)
+    assert run.metrics.decode() == "".join(row for row in rows if not row.startswith("first,"))
+
+
+# Numbers that are not finite -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_metric_that_is_not_finite_stops_training(tmp_path, compiled):
+    """The 15th step of the second stage breaks: in the call of steps 13 to 16, after the checkpoint at 12."""
+    run = Run(tmp_path, Loop(steps_per_call=4, checkpoint_interval=5, compiled=compiled))
+    with pytest.raises(UserError, match="second: first_entry, fragile not finite between steps 12 and 16"):
+        run.train(TinyAgent(break_at=15))
+    newest = run.newest_checkpoint()
+    assert newest.name == "1-000000012.safetensors"
+    assert all(np.isfinite(array).all() for array in load_file(newest).values())
+    assert max(run.rows("second", "count")) == 12
+
+
+def test_variables_broken_behind_finite_metrics_are_not_saved(tmp_path):
+    agent = TinyAgent()
+
+    def poison(stage, step):
+        if (stage, step) == ("second", 12):
+            agent.prepared.assign(np.nan)
+
+    agent._on_prepare = poison
+    first, second = agent.stages()
+    update = second.update
+    object.__setattr__(second, "update", lambda batch, seed: {"count": update(batch, seed)["count"]})
+    agent.stages = lambda: (first, second)
+    run = Run(tmp_path)
+    with pytest.raises(UserError, match="second/000"):
+        run.train(agent)
+    assert run.newest_checkpoint().name == "1-000000012.safetensors"
+    assert all(np.isfinite(array).all() for array in load_file(run.newest_checkpoint()).values())
