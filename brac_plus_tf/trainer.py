@@ -131,6 +131,7 @@ def take_step(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, step: tf.T
 def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
     """A function (first step, count) -> sums of the metrics over these steps; traces the stage's update once."""
     names: list[str] = []
+    _ = dataset.tensors  # made here: variables that first appear while tracing make TensorFlow trace again
 
     @tf.function(jit_compile=compiled, input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)])
     def run_steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,6 @@ fail() { echo "quickstart.sh: $1" >&2; exit 1; }
 [ $# -eq 0 ] || fail "unexpected argument '$1': it takes none; choose the interpreter with PYTHON=..."
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$(pwd)
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2} # without TensorFlow's notices about the machine
 run_dir=runs/hopper-quickstart/quickstart/0
 policy=runs/quickstart_policy
 

@@ -20,6 +20,7 @@ from absl import flags
 
 from brac_plus_tf.agents.base import Policy, Stage, named_variables
 from brac_plus_tf.datasets import OfflineDataset, Scaling
+from brac_plus_tf.randomness import standard_normal
 from brac_plus_tf.types import Dimensions, Transition
 
 DIMENSIONS = Dimensions(observation=3, action=2)
@@ -205,7 +206,7 @@ class TinyAgent:
     def _update(self, index, stage, variable, batch, seed):
         self.updates[stage] += 1
         self.counts[index].assign_add(1)
-        noise = tf.random.stateless_normal(variable.shape, seed, alg="philox")
+        noise = standard_normal(variable.shape, seed)
         start = self.weight if index else tf.zeros_like(variable)
         target = start + tf.reduce_mean(batch.observation, axis=0) + noise + self.prepared
         variable.assign_add(self._settings[index].rate * (target - variable))
@@ -218,7 +219,7 @@ class TinyAgent:
 
     def _prepare(self, stage, step, seed):
         self.prepare_calls.append((stage, step))
-        self.prepared.assign(tf.random.stateless_normal([], seed))
+        self.prepared.assign(standard_normal([], seed))
         self._on_prepare(stage, step)
         return []
 

@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
-from brac_plus_tf.agents.base import named_variables
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
 from brac_plus_tf.behavior import ConditionalVAE, VAEEnsemble, all_members
-from brac_plus_tf.datasets import OfflineDataset, Scaling
 from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
 from brac_plus_tf.divergences import MMD, KLUpperBound
 from brac_plus_tf.lagrange import AbsoluteThreshold, MaximumEntropy, MinimumEntropy, RelativeThreshold
@@ -18,29 +17,18 @@ from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultipli
 from brac_plus_tf.penalties import GradientPenalty, NoPenalty
 from brac_plus_tf.randomness import base_seed
 from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions, Transition
+from brac_plus_tf.types import Dimensions
 from brac_plus_tf.updates import Fit
 
 DIMENSIONS = Dimensions(observation=5, action=2)
 SEED = base_seed(3)
 
 
-def make_dataset(rows=400, dimensions=DIMENSIONS, **overrides):
-    generator = np.random.default_rng(0)
-    fields = {
-        "observation": generator.normal(size=(rows, dimensions.observation)),
-        "action": np.tanh(generator.normal(0.3, 0.4, size=(rows, dimensions.action))),
-        "reward": generator.uniform(size=rows),
-        "discount": (generator.uniform(size=rows) > 0.1),
-        "next_observation": generator.normal(size=(rows, dimensions.observation)),
-    } | overrides
-    transitions = Transition(**{name: np.asarray(value, np.float32) for name, value in fields.items()})
-    ones, zeros = np.ones(dimensions.action, np.float32), np.zeros(dimensions.action, np.float32)
-    unit = Scaling(
-        np.zeros(dimensions.observation, np.float32), np.ones(dimensions.observation, np.float32), zeros, ones
-    )
-    nothing = np.zeros(0)
-    return OfflineDataset(transitions, unit, "0" * 64, (), (rows,), dimensions, nothing, nothing, nothing)
+def make_dataset(rows=400, dimensions=DIMENSIONS, **columns):
+    """Random transitions, with some columns given."""
+    dataset = tiny.make_dataset(rows, dimensions)
+    given = {name: np.asarray(column, np.float32) for name, column in columns.items()}
+    return dataclasses.replace(dataset, transitions=dataset.transitions._replace(**given))
 
 
 def make_agent(dimensions=DIMENSIONS, **overrides):
@@ -56,10 +44,6 @@ def make_agent(dimensions=DIMENSIONS, **overrides):
         "improvement": Improvement(epochs=2, steps_per_epoch=10, batch_size=30, policy_learning_rate=1e-3),
     } | overrides
     return BRACPlus(dimensions, 0, **settings)
-
-
-def values(agent):
-    return {name: variable.numpy() for name, variable in named_variables(agent.components()).items()}
 
 
 def changed_components(before, after):
@@ -97,9 +81,9 @@ def test_each_stage_changes_only_what_it_trains():
         },
     }
     for stage in agent.stages():
-        before = values(agent)
+        before = tiny.values(agent)
         stage.update(dataset.sample(stage.sample_shape, SEED), SEED)
-        assert changed_components(before, values(agent)) == expected[stage.name]
+        assert changed_components(before, tiny.values(agent)) == expected[stage.name]
 
 
 def test_divergence_is_computed_once_per_step():
@@ -170,8 +154,8 @@ def test_eager_equals_compiled(variant):
             expected = sum(float(values[name]) for values in metrics)
             assert float(total) == pytest.approx(expected, rel=2e-3, abs=2e-3), f"{eager.name} {name}"
     differing, count = 0, 0
-    for name, eager_value in values(eager_agent).items():
-        difference = np.abs(values(compiled_agent)[name] - eager_value) > 1e-4 + 1e-3 * np.abs(eager_value)
+    for name, eager_value in tiny.values(eager_agent).items():
+        difference = np.abs(tiny.values(compiled_agent)[name] - eager_value) > 1e-4 + 1e-3 * np.abs(eager_value)
         differing, count = differing + difference.sum(), count + difference.size
     assert differing / count < 2e-3
 

@@ -1,0 +1,77 @@
+"""Every command of the README is executed: by this test with tiny settings, or by CI as it stands."""
+
+import json
+import pathlib
+import re
+import shlex
+import shutil
+
+import tiny
+
+README = (tiny.PROJECT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    lines = [line.split(" #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_scripts_named_in_the_readme_run_in_ci():
+    ci = (tiny.PROJECT / ".ci" / "run").read_text()
+    scripts = [command for command in commands() if command.startswith("bash ")]
+    assert scripts, "the README names no script"
+    for command in scripts:
+        assert command in ci, f"{command} is not run by CI"
+
+
+def test_installation_is_what_the_quickstart_does():
+    assert "pip install -e ." in commands()
+    assert "install --quiet --disable-pip-version-check -e ." in (
+        tiny.PROJECT / "scripts" / "quickstart.sh"
+    ).read_text()
+
+
+def test_python_commands_work_in_order(tmp_path, monkeypatch):
+    """The commands one after the other in an empty directory beside links to the checkout's files."""
+    for name in ("gin_configs", "quickstart"):
+        (tmp_path / name).symlink_to(tiny.PROJECT / name)
+    tiny.write_hopper_dataset(tmp_path / "my_data.hdf5", env_id=None)
+    monkeypatch.chdir(tmp_path)
+    known = {command for command in commands() if command.startswith(("bash ", "pip "))}
+    executed = 0
+    for command in commands():
+        if command in known:
+            continue
+        program, _, module, *arguments = shlex.split(command)
+        assert program == "python" and module.startswith("brac_plus_tf."), command
+        module = module.removeprefix("brac_plus_tf.")
+        if module == "train":
+            arguments += [f"--gin_bindings={binding}" for binding in tiny.BINDINGS]
+        outcome = tiny.run_here(module, *arguments)
+        assert outcome.status == 0, f"{command}\n{outcome.stderr}"
+        executed += 1
+    assert executed >= 6
+    report = json.loads(pathlib.Path("runs/hopper-quickstart/brac_plus_short/0/evaluation-max_q-0.json").read_text())
+    assert report["episodes"] == 20 and len(report["returns"]) == 20
+    assert not pathlib.Path("runs/my_data/brac_plus_short/0/evaluation.json").exists()
+    check_python_block()
+    shutil.rmtree("runs")
+
+
+def check_python_block():
+    """The README's own lines load the export and act: three actions per row, inside Hopper's range."""
+    (code,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(code, names)  # the README's code, nobody else's
+    for name in ("action", "drawn", "best"):
+        action = names[name].numpy()
+        assert action.shape == (1, 3) and (abs(action) <= 1.0).all()
+
+
+def test_every_gin_file_named_exists():
+    for pattern in re.findall(r"`((?:brac_plus|brac_plus_acml|ablations)/[^`]+\.gin)`", README):
+        assert list((tiny.PROJECT / "gin_configs").glob(pattern.replace("<task>", "*"))), pattern
