@@ -5,6 +5,7 @@ The Kullback-Leibler divergence is the same before and after tanh; all KL values
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import tensorflow as tf
 from brac_plus_tf.behavior import ConditionalVAE
 from brac_plus_tf.distributions import Distribution, draw_gaussian, gaussian_to_mixture_kl_bound
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import check_shapes
+from brac_plus_tf.types import Metrics, check_shapes
 
 Kernel = Callable[[tf.Tensor, float], tf.Tensor]
 
@@ -151,3 +152,39 @@ class MMD:
         if self.squashed:
             x, y = tf.tanh(x), tf.tanh(y)
         return maximum_mean_discrepancy(x, y, self.kernel, self.sigma)
+
+
+def divergence_metrics(divergence: tf.Tensor, threshold: tf.Tensor) -> Metrics:
+    """Mean, quantiles and violated share of D(s) [B]: its tail is heavy, so the mean alone misleads."""
+    ordered, size = tf.sort(divergence), divergence.shape[0]
+    return {
+        "divergence_mean": tf.reduce_mean(divergence),
+        "divergence_median": ordered[size // 2],
+        "divergence_p95": ordered[int(0.95 * size)],
+        "violated_share": tf.reduce_mean(tf.cast(divergence > threshold, tf.float32)),
+    }
+
+
+class RunningMoments:
+    """Mean and standard deviation of values seen one batch after the other; all its state is the variable `sums`."""
+
+    def __init__(self) -> None:
+        self.sums = tf.Variable(tf.zeros([3]), trainable=False)  # count, sum, sum of squares
+
+    def add(self, values: tf.Tensor) -> None:
+        """Takes in values [B]; usable inside a compiled step."""
+        self.sums.assign_add(tf.reduce_sum(tf.stack([tf.ones_like(values), values, values**2]), axis=1))
+
+    def reset(self) -> None:
+        """Forgets all values."""
+        self.sums.assign(tf.zeros([3]))
+
+    def mean(self) -> float:
+        """Of the values since the last reset."""
+        count, total, _ = self.sums.numpy().astype(float)
+        return total / count
+
+    def standard_deviation(self) -> float:
+        """Of the values since the last reset, as of a whole population."""
+        count, _, squares = self.sums.numpy().astype(float)
+        return math.sqrt(max(squares / count - self.mean() ** 2, 0.0))

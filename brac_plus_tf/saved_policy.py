@@ -45,6 +45,8 @@ class DeployedPolicy(tf.Module):
 
         @tf.function(input_signature=signature)
         def act(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            # a loaded signature does not check its input's shape, and [N, 1] would be broadcast without a word
+            observation = tf.ensure_shape(observation, [None, self.dimensions.observation])
             observation = tf.debugging.check_numerics(observation, "observation holds NaN or infinite values")
             normalized = (observation - scaling.observation_shift) / scaling.observation_scale
             action = policy.act(normalized, tf.stack([seed, 0]))
@@ -135,7 +137,7 @@ class LoadedPolicy:
             self._signatures = {
                 name: signatures["serving_default" if name == self.actions[0] else name] for name in self.actions
             }
-        except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as error:
             raise UserError(f"{directory}: not an exported policy ({str(error).splitlines()[0]})") from error
 
     def check_action(self, name: str) -> None:

@@ -98,6 +98,38 @@ def test_bound_lies_above_the_true_kl_of_random_networks(components, weights_see
     assert per_draw(posterior.kl_divergence(vae.prior())).mean() > 0.1  # the latent is in use
 
 
+@pytest.mark.parametrize("weights_seed", range(3))
+def test_bound_of_a_mixture_of_linear_gaussians_is_above_the_true_kl_and_close(weights_seed):
+    """K = 3 with a known density: pi_b = sum_k w_k N(offset_k, gain^2 + noise^2), the policy at one component.
+
+    The encoder is that component's exact posterior, so little is lost: by algebra the gap of the linear Gaussian
+    above, here at most 0.3, plus what the mixture adds, at most -log w_k.
+    """
+    draws, generator = 2000, np.random.default_rng(weights_seed)
+    offsets, log_weights = generator.normal(scale=3.0, size=[3, A]), np.log([0.5, 0.2, 0.3])
+    linear = LinearGaussian(offsets[0], generator.uniform(0.6, 1.2, A), generator.uniform(0.6, 1.2, A))
+    std = 0.3 * linear.marginal_std
+    policy, action, observation = repeated_policy(draws, np.tile(offsets[0], [B, 1]), np.tile(std, [B, 1]))
+
+    def decoder(_, latent):
+        mean = tf.constant(offsets, tf.float32) + tf.constant(linear.gain, tf.float32) * latent[..., None, :]
+        logits = tf.broadcast_to(tf.constant(log_weights, tf.float32), tf.shape(mean)[:-1])
+        return gaussian_mixture(logits, mean, tf.broadcast_to(tf.constant(linear.noise, tf.float32), tf.shape(mean)))
+
+    vae = ConditionalVAE(linear.vae().posterior, decoder, A)
+    bound = KLUpperBound(L)(policy, action, vae, observation, SEED).numpy()
+    u = action.numpy().astype(np.float64)
+    components = stats.norm.logpdf(u[:, None], offsets, linear.marginal_std).sum(axis=-1)
+    log_ratio = stats.norm.logpdf(u, offsets[0], std).sum(axis=-1) - logsumexp(log_weights + components, axis=-1)
+    gap = bound - log_ratio
+    assert gap.mean() > -4.0 * gap.std() / np.sqrt(len(gap))
+    algebra = np.sum((linear.slope * std / linear.posterior_std) ** 2)
+    assert algebra < 0.3
+    assert gap.mean() < algebra - log_weights[0]
+    latent_kl = vae.posterior(observation, action).kl_divergence(vae.prior()).numpy()
+    assert gap.mean() < latent_kl.mean()  # so tight that a bound without KL(q || p) would lie below the true KL
+
+
 class DoubleVAE(ConditionalVAE):
     def prior(self):
         return diagonal_gaussian(tf.zeros([self.latent_size], tf.float64), tf.ones([self.latent_size], tf.float64))

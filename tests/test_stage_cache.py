@@ -242,7 +242,7 @@ def test_brac_plus_reuses_exactly_what_a_setting_leaves_alone(reference, variant
     folder, expected = reference
     changes, unaffected = VARIANTS[variant]
     agent = build(changes)
-    outcome = train(agent, count=len(unaffected) + 1)
+    outcome = train(agent, count=min(len(unaffected) + 1, 3))
     assert tuple(name for name in outcome if outcome[name] == expected[name]) == unaffected
     cache = cache_of(folder, agent)
     assert tuple(name for index, name in enumerate(STAGES) if cache.load(agent.stages(), index)) == unaffected

@@ -24,7 +24,7 @@ from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.behavior import VAEEnsemble
 from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.distributions import inverse_tanh, tfb
-from brac_plus_tf.divergences import Divergence, KLUpperBound
+from brac_plus_tf.divergences import Divergence, KLUpperBound, RunningMoments, divergence_metrics
 from brac_plus_tf.lagrange import EntropyConstraint, MaximumEntropy, RelativeThreshold, Threshold
 from brac_plus_tf.losses import constrained_policy_loss
 from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
@@ -107,8 +107,7 @@ class BRACPlus:
         self.divergence_threshold = tf.Variable(0.0, trainable=False)
         self.penalty_threshold = tf.Variable(0.0, trainable=False)
         self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
-        # count, sum and sum of squares of D(s) over the epoch's minibatches
-        self._divergence_sums = tf.Variable(tf.zeros([3]), trainable=False)
+        self._moments = RunningMoments()  # of D(s), over the epoch's minibatches
 
     # What the loop asks ------------------------------------------------------------------------------------------
 
@@ -172,12 +171,7 @@ class BRACPlus:
             "multiplier": self.multiplier.variables,
             "multiplier_optimizer": self._multiplier_optimizer.variables,
             "entropy_multiplier": [self.entropy_multiplier, self.entropy_target],
-            "thresholds": [
-                self.divergence_threshold,
-                self.penalty_threshold,
-                self.penalty_weight,
-                self._divergence_sums,
-            ],
+            "thresholds": [self.divergence_threshold, self.penalty_threshold, self.penalty_weight, self._moments.sums],
         }
 
     def policies(self) -> dict[str, Policy]:
@@ -254,11 +248,12 @@ class BRACPlus:
         self._fit_multiplier(batch.observation, divergence)
         self._step_entropy_multiplier(tf.reduce_mean(entropy))
         self._follow_targets()
-        self._accumulate(divergence)
+        self._moments.add(divergence)
         metrics |= {"policy_loss": policy_loss, "policy_value": tf.reduce_mean(value)}
         metrics |= {"entropy": tf.reduce_mean(entropy), "multiplier_mean": tf.reduce_mean(multiplier)}
-        metrics |= self._divergence_metrics(divergence) | self._train_behavior_further(batch, seed)
-        return metrics | {"entropy_multiplier": tf.convert_to_tensor(self.entropy_multiplier)}
+        metrics |= divergence_metrics(divergence, self.divergence_threshold)
+        metrics |= {name: tf.convert_to_tensor(variable) for name, variable in self._scalars().items()}
+        return metrics | self._train_behavior_further(batch, seed)
 
     def _draw_and_measure(self, observation: tf.Tensor, seed: tf.Tensor) -> tuple[PolicyDraw, tf.Tensor, tf.Tensor]:
         """Actions of the current policy, D(s) [B] and an estimate of H(pi(.|s)) [B]."""
@@ -307,29 +302,11 @@ class BRACPlus:
         soft_update(self.critic.variables, self.target_critic.variables, self._tau)
         soft_update(self.actor.variables, self.target_actor.variables, self._tau)
 
-    def _accumulate(self, divergence: tf.Tensor) -> None:
-        """Running moments of D(s) for the next epoch's eps_GP."""
-        ones = tf.ones_like(divergence)
-        self._divergence_sums.assign_add(tf.reduce_sum(tf.stack([ones, divergence, divergence**2]), axis=1))
-
     def _train_behavior_further(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         if not self._improvement.train_behavior:
             return {}
         members = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * self.behavior.members), batch)
         return self.update_behavior(members, fold(seed, Purpose.BEHAVIOR_UPDATE))
-
-    def _divergence_metrics(self, divergence: tf.Tensor) -> Metrics:
-        """D(s) is heavy-tailed over states, so quantiles and the violated share say more than its mean."""
-        ordered = tf.sort(divergence)
-        size = divergence.shape[0]
-        return {
-            "divergence_mean": tf.reduce_mean(divergence),
-            "divergence_median": ordered[size // 2],
-            "divergence_p95": ordered[min(size - 1, int(0.95 * size))],
-            "violated_share": tf.reduce_mean(tf.cast(divergence > self.divergence_threshold, tf.float32)),
-            "divergence_threshold": tf.convert_to_tensor(self.divergence_threshold),
-            "penalty_threshold": tf.convert_to_tensor(self.penalty_threshold),
-        }
 
     # Between epochs, eagerly -----------------------------------------------------------------------------------------
 
@@ -350,37 +327,42 @@ class BRACPlus:
         if step == 0:
             copy_variables(self.actor.variables, self.target_actor.variables)
             sample = dataset.sample((_MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
-            sums = self._measure_divergence(sample.observation, seed)
-            achieved = float(sums[1] / sums[0])
-            threshold = self._threshold.resolve(achieved)
-            self.divergence_threshold.assign(threshold)
-            if threshold < achieved:
-                warnings.append(
-                    f"the divergence threshold {threshold:.4g} lies below {achieved:.4g}, the mean divergence of the "
-                    "initial policy, its achieved minimum: the constraint cannot be met; use a larger value or "
-                    "RelativeThreshold"
-                )
+            self._measure_divergence(sample.observation, seed)
+            warnings = self._fix_divergence_threshold(self._moments.mean())
         elif self._penalty.over_dataset:
-            sums = self._measure_divergence(dataset.transitions.observation, seed)
-        else:
-            sums = self._divergence_sums.numpy()
-        mean = sums[1] / sums[0]
-        self.penalty_threshold.assign(mean + math.sqrt(max(sums[2] / sums[0] - mean**2, 0.0)))
-        self._divergence_sums.assign(tf.zeros([3]))
+            self._measure_divergence(dataset.transitions.observation, seed)
+        self.penalty_threshold.assign(self._moments.mean() + self._moments.standard_deviation())
+        self._moments.reset()
         return warnings
 
-    def _measure_divergence(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> np.ndarray:
-        """Count, sum and sum of squares of the current policy's D(s) over observations [M, O], in chunks."""
-        sums = np.zeros(3)
+    def _fix_divergence_threshold(self, achieved: float) -> list[str]:
+        threshold = self._threshold.resolve(achieved)
+        self.divergence_threshold.assign(threshold)
+        if threshold >= achieved:
+            return []
+        return [
+            f"the divergence threshold {threshold:.4g} lies below {achieved:.4g}, the mean divergence of the initial "
+            "policy, its achieved minimum: the constraint cannot be met; use a larger value or RelativeThreshold"
+        ]
+
+    def _measure_divergence(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> None:
+        """Moments of the current policy's D(s) over observations [M, O], chunk by chunk."""
+        self._moments.reset()
         for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
             chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
-            divergence = self._divergence_only(chunk, fold(seed, index)).numpy().astype(np.float64)
-            sums += [len(divergence), divergence.sum(), np.square(divergence).sum()]
-        return sums
+            self._moments.add(self._divergence_only(chunk, fold(seed, index)))
 
     @tf.function(reduce_retracing=True)
     def _divergence_only(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self._draw_and_measure(observation, seed)[1]
+
+    def _scalars(self) -> dict[str, tf.Variable]:
+        return {
+            "entropy_multiplier": self.entropy_multiplier,
+            "divergence_threshold": self.divergence_threshold,
+            "penalty_threshold": self.penalty_threshold,
+            "penalty_weight": self.penalty_weight,
+        }
 
     @property
     def _samples(self) -> int:

@@ -143,7 +143,7 @@ def test_eager_equals_compiled(variant):
     """
     dataset = make_dataset()
     eager_agent, compiled_agent = make_agent(**variant), make_agent(**variant)
-    for index in range(4):
+    for index in (3,) if variant else range(4):  # the variants differ in the main stage
         eager, compiled = eager_agent.stages()[index], compiled_agent.stages()[index]
         seed = base_seed(index)
         eager.prepare(dataset, 0, seed)
@@ -180,13 +180,13 @@ def test_epoch_thresholds_by_hand():
     agent, dataset = make_agent(threshold=RelativeThreshold(1.5)), make_dataset()
     agent._prepare_epoch(dataset, 0, SEED)
     first_threshold = agent.divergence_threshold.numpy()
-    agent._divergence_sums.assign(tf.zeros([3]))
-    agent._accumulate(tf.constant([1.0, 2.0]))
-    agent._accumulate(tf.constant([3.0, 6.0]))
+    agent._moments.reset()
+    agent._moments.add(tf.constant([1.0, 2.0]))
+    agent._moments.add(tf.constant([3.0, 6.0]))
     agent._prepare_epoch(dataset, 10, SEED)
     assert agent.penalty_threshold.numpy() == pytest.approx(3.0 + math.sqrt(3.5), rel=1e-6)
     assert agent.divergence_threshold.numpy() == first_threshold
-    np.testing.assert_array_equal(agent._divergence_sums.numpy(), 0.0)
+    np.testing.assert_array_equal(agent._moments.sums.numpy(), 0.0)
 
 
 def constant_divergence(policy, pre_tanh_action, behavior, observation, seed):

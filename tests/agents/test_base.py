@@ -1,0 +1,97 @@
+import dataclasses
+import json
+
+import pytest
+import tensorflow as tf
+
+from brac_plus_tf.agents.base import Policy, Stage, describe, named_variables, no_preparation
+from brac_plus_tf.types import UserError
+
+
+def test_names_are_component_and_position():
+    first, second, third = (tf.Variable(float(index)) for index in range(3))
+    named = named_variables({"actor": [first, second], "critic": [third], "empty": []})
+    assert list(named) == ["actor/000", "actor/001", "critic/000"]
+    assert [variable is expected for variable, expected in zip(named.values(), (first, second, third), strict=True)]
+    assert named["critic/000"] is third
+
+
+def test_no_variable_is_lost_to_an_equal_name():
+    """Names of TensorFlow's own repeat; components whose names contain each other must not collide either."""
+    variables = [tf.Variable(0.0, name="kernel") for _ in range(2100)]
+    components = {"actor": variables[:1050], "actor/001": variables[1050:]}
+    named = named_variables(components)
+    assert len(named) == 2100
+    assert {id(variable) for variable in named.values()} == {id(variable) for variable in variables}
+
+
+def test_names_do_not_depend_on_other_components():
+    """A cached stage holds some of the components only."""
+    variables = [tf.Variable(0.0) for _ in range(3)]
+    everything = named_variables({"actor": variables[:2], "critic": variables[2:]})
+    assert named_variables({"critic": variables[2:]}).items() <= everything.items()
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    sizes: tuple[int, ...] = (3, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    target: float | None = None
+    kernel: object = no_preparation
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    rate: float = 0.5
+    sizes: tuple[int, ...] = (3, 4)
+
+
+def test_description_by_hand():
+    assert describe((Outer(), 7, "text")) == [
+        {
+            "Outer": {
+                "inner": {"Inner": {"rate": 0.5, "sizes": [3, 4]}},
+                "target": None,
+                "kernel": "brac_plus_tf.agents.base.no_preparation",
+            }
+        },
+        7,
+        "text",
+    ]
+
+
+def test_a_description_survives_json():
+    description = describe((Outer(),))
+    assert json.loads(json.dumps(description)) == description
+
+
+def other_kernel() -> None:
+    """A function of another name."""
+
+
+@pytest.mark.parametrize("other", [Outer(Inner(0.25)), Outer(target=0.0), Outer(kernel=other_kernel), Inner(), Twin()])
+def test_different_settings_have_different_descriptions(other):
+    assert describe(other) != describe(Outer())
+    assert describe(Twin()) != describe(Inner())  # the class counts, not only its fields
+
+
+def test_equal_settings_have_equal_descriptions():
+    assert describe(Outer(Inner(rate=0.5))) == describe(Outer())
+
+
+def test_a_stage_needs_steps_in_an_epoch():
+    with pytest.raises(UserError, match="stage main: 0 steps per epoch"):
+        Stage("main", 10, (4,), lambda batch, seed: {}, epoch_steps=0)
+
+
+def test_defaults_of_a_stage_and_a_policy():
+    """A stage that says nothing may not be reused, is not evaluated and prepares nothing; a policy needs no seed."""
+    stage = Stage("main", 10, (4,), lambda batch, seed: {}, epoch_steps=1)
+    assert (stage.writes, stage.settings, stage.evaluate) == ((), (), False)
+    assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == []
+    assert not Policy(lambda observation, seed: observation).seeded
