@@ -38,7 +38,7 @@ setup(
             "scipy>=1.11,<2",
             "ruff>=0.6,<1",
             "mypy>=1.11,<3",
-            "gymnasium-robotics>=1.4,<1.5",
+            "gymnasium-robotics==1.4.2",
         ],
         # genuine D4RL's own dependencies; scripts/setup_d4rl.sh adds d4rl and mujoco_py, which pip cannot resolve
         "d4rl": [
@@ -51,7 +51,7 @@ setup(
             "imageio<3",
             "setuptools>=68",
         ],
-        "adroit": ["gymnasium-robotics>=1.4,<1.5"],
+        "adroit": ["gymnasium-robotics==1.4.2"],
         "minari": ["minari>=0.5,<0.6"],
     },
 )

@@ -3,6 +3,7 @@ import pathlib
 import gin
 import pytest
 
+import brac_plus_tf.experiment  # noqa: F401 (registers Experiment, which every config names)
 from brac_plus_tf import configuration
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.types import UserError
@@ -113,7 +114,7 @@ def test_a_wrong_file_is_an_error_that_names_what_is_wrong(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("binding", ["Critic.gama = 0.5", "Critik.gamma = 0.5", "gamma = ", "Critic.gamma: 0.5"])
 def test_a_wrong_binding_is_an_error(binding):
-    with pytest.raises(UserError, match="^gin: "):
+    with pytest.raises(UserError, match=r"^gin: "):
         configuration.parse([], [binding])
 
 
@@ -179,5 +180,5 @@ def test_a_binding_that_every_scope_overrides_is_refused():
     configuration.parse([], ["behavior/Fit.steps = 8", "Fit.steps = 9"])
     with gin.config_scope("behavior"):
         assert build("Fit").steps == 8
-    with pytest.raises(UserError, match="Fit.steps = 9"):
+    with pytest.raises(UserError, match=r"Fit\.steps = 9"):
         configuration.check_effective(["Fit.steps = 9"], gin.operative_config_str())

@@ -1,0 +1,475 @@
+"""The gin files against the paper's tables, and each of them through its first gradient steps in a small size."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import pathlib
+import re
+import tempfile
+
+import gin
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny import CONFIGS, NETWORKS, PROJECT, write_random_dataset
+
+from brac_plus_tf import configuration
+from brac_plus_tf.agents.brac_plus import BRACPlus
+from brac_plus_tf.experiment import Experiment
+from brac_plus_tf.randomness import base_seed
+from brac_plus_tf.tasks import D4RL_PAPER_TASKS, find_task
+from brac_plus_tf.trainer import take_step
+from brac_plus_tf.types import UserError
+
+# Tables 5 and 6 of the paper: eps and the bound on the entropy H0
+PAPER = {
+    "halfcheetah_random": (9.0, -3.0),
+    "halfcheetah_medium": (4.0, -12.0),
+    "halfcheetah_medium_expert": (11.5, -24.0),
+    "halfcheetah_medium_replay": (6.0, -12.0),
+    "walker2d_random": (0.1, 6.0),
+    "walker2d_medium": (2.1, -9.0),
+    "walker2d_medium_expert": (5.0, -12.0),
+    "walker2d_medium_replay": (4.0, -6.0),
+    "hopper_random": (3.0, -3.0),
+    "hopper_medium": (2.4, -6.0),
+    "hopper_medium_expert": (2.6, -6.0),
+    "hopper_medium_replay": (3.0, -3.0),
+    "pen_human": (0.06, -200.0),
+    "hammer_human": (0.1, -60.0),
+    "door_human": (0.1, -60.0),
+    "relocate_human": (0.1, -60.0),
+}
+# the authors' published code: what eps lies above the initial policy's divergence
+PUBLISHED = {
+    "halfcheetah_random": 3.0,
+    "halfcheetah_medium": 7.0,
+    "halfcheetah_medium_expert": 0.2,
+    "halfcheetah_medium_replay": 3.0,
+    "walker2d_random": 3.0,
+    "walker2d_medium": 1.0,
+    "walker2d_medium_expert": 0.2,
+    "walker2d_medium_replay": 3.0,
+    "hopper_random": 3.0,
+    "hopper_medium": 0.2,
+    "hopper_medium_expert": 0.2,
+    "hopper_medium_replay": 3.0,
+    "pen_human": 0.001,
+    "hammer_human": 0.001,
+    "door_human": 0.001,
+    "relocate_human": 0.001,
+}
+# observation and action sizes of the environments, and steps after which they cut an episode
+SIZES = {
+    "halfcheetah": (17, 6, 1000),
+    "walker2d": (17, 6, 1000),
+    "hopper": (11, 3, 1000),
+    "pen": (45, 24, 100),
+    "hammer": (46, 26, 200),
+    "door": (39, 28, 200),
+    "relocate": (39, 30, 200),
+}
+HANDS = ("pen", "hammer", "door", "relocate")
+ABLATIONS = ("kl_global", "kl_state", "kl_state_penalty", "mmd_global")
+
+EVERY_FILE = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.gin"))
+TASK_FILES = [f"{folder}/{name}.gin" for folder in ("brac_plus", "brac_plus_acml") for name in PAPER]
+# files given together -> the task whose sizes their data have
+COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
+    ("brac_plus/short.gin",): "hopper_medium_replay",
+    ("brac_plus/walker2d_medium.gin", "brac_plus/short_protocol.gin"): "walker2d_medium",
+    ("quickstart.gin",): "hopper_medium_replay",
+    **{("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"): "hopper_medium_replay" for name in ABLATIONS},
+}
+
+
+def robot(task: str) -> str:
+    return task.split("_")[0]
+
+
+def dataset_name(task: str) -> str:
+    """hopper_medium_replay -> hopper-medium-replay-v0."""
+    return task.replace("_", "-") + "-v0"
+
+
+# What the files say, read without gin ---------------------------------------------------------------------------------
+
+
+def statements(file: str) -> tuple[dict[str, str], list[str]]:
+    """Own bindings of a file, and the files that it includes."""
+    bindings, includes = {}, []
+    for line in (CONFIGS / file).read_text().splitlines():
+        line = re.sub(r"\s*#.*", "", line)
+        if included := re.fullmatch(r"include '(.+)'", line):
+            includes.append(included[1])
+        elif line:
+            key, value = line.split(" = ", 1)
+            bindings[key] = value
+    return bindings, includes
+
+
+def with_includes(file: str) -> set[str]:
+    return {file}.union(*(with_includes(included) for included in statements(file)[1]))
+
+
+def operative_values(text: str) -> dict[str, str]:
+    """Scoped name -> value of an operative configuration, wrapped lines joined."""
+    lines = re.sub(r"\s*\\?\n\s+", " ", text).splitlines()
+    return dict(line.split(" = ", 1) for line in lines if " = " in line and not line.startswith("#"))
+
+
+def same_value(first: str, second: str) -> bool:
+    try:
+        return ast.literal_eval(first) == ast.literal_eval(second)
+    except (ValueError, SyntaxError):
+        return first == second
+
+
+# What they build ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Assembled:
+    """A configuration after it was built and each of its stages took two steps."""
+
+    operative: dict[str, str]
+    metrics: dict[str, list[dict[str, float]]]
+    finite: bool
+    changed: dict[str, bool]
+    multiplier_sizes: list[tuple[int, ...]]
+
+    def value(self, key: str) -> object:
+        return ast.literal_eval(self.operative[key])
+
+
+def dataset_file(task: str) -> str:
+    """Random numbers of the task's sizes; the demonstrations run past the horizon of 100 or 200 steps."""
+    observation, action, _ = SIZES[robot(task)]
+    path = pathlib.Path(tempfile.gettempdir()) / f"brac_plus_tf_test_{task}.hdf5"
+    return write_random_dataset(
+        path, find_task(dataset_name(task)).dimensions, rows=1000 if robot(task) in HANDS else 40
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_a_directory_of_its_own(tmp_path_factory):
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("data"))
+    yield
+    tempfile.tempdir = before
+    gin.clear_config()
+
+
+def build(files: tuple[str, ...], bindings: tuple[str, ...] = ()):
+    """Experiment, dataset and agent of a configuration."""
+    configuration.parse([str(CONFIGS / file) for file in files], bindings)
+    experiment, task = Experiment(), COMPLETE[files]
+    dataset = experiment.load_dataset((dataset_file(task),), find_task(dataset_name(task)))
+    return experiment, dataset, experiment.agent(dataset.dimensions, 0)
+
+
+@functools.cache
+def assembled(files: tuple[str, ...]) -> Assembled:
+    small = (*NETWORKS, "Fit.batch_size = 5", "Improvement.batch_size = 5")
+    _, dataset, agent = build(files, small)
+    operative = operative_values(gin.operative_config_str())
+    metrics, changed = {}, {}
+    for index, stage in enumerate(agent.stages()):
+        before = snapshot(agent)
+        metrics[stage.name] = [
+            {
+                name: float(value)
+                for name, value in take_step(stage, dataset, base_seed(index), tf.constant(step)).items()
+            }
+            for step in range(2)
+        ]
+        changed[stage.name] = snapshot(agent) != before
+    variables = [variable for group in agent.components().values() for variable in group]
+    return Assembled(
+        operative,
+        metrics,
+        all(np.isfinite(variable.numpy()).all() for variable in variables),
+        changed,
+        [tuple(variable.shape) for variable in agent.multiplier.variables],
+    )
+
+
+def snapshot(agent) -> bytes:
+    return b"".join(variable.numpy().tobytes() for group in agent.components().values() for variable in group)
+
+
+# Every file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", EVERY_FILE)
+def test_every_file_is_understood(file):
+    configuration.parse([str(CONFIGS / file)], [])
+    bindings, _ = statements(file)
+    known = operative_values(gin.config_str())
+    assert {key for key, value in bindings.items() if not same_value(known[key], value)} == set()
+
+
+def test_task_files_are_the_papers_tasks():
+    assert [f"{folder}/{task}.gin" for folder in ("brac_plus", "brac_plus_acml") for task in PAPER] == TASK_FILES
+    assert set(TASK_FILES) <= set(EVERY_FILE)
+    for folder in ("brac_plus", "brac_plus_acml"):
+        tasks = {
+            file for file in EVERY_FILE if file.startswith(folder + "/") and "dataset" in (CONFIGS / file).read_text()
+        }
+        names = {ast.literal_eval(statements(file)[0].get("Experiment.dataset", "None")) for file in tasks} - {None}
+        assert names == set(D4RL_PAPER_TASKS)
+    assert {dataset_name(task) for task in PAPER} == set(D4RL_PAPER_TASKS)
+
+
+@pytest.mark.parametrize("file", TASK_FILES)
+def test_a_task_file_holds_little_beside_its_include(file):
+    """What siblings share belongs into the file that they include."""
+    bindings, includes = statements(file)
+    assert len(includes) == 1 and 1 <= len(bindings) <= 4
+    shared = set().union(*(statements(other)[0].items() for other in with_includes(includes[0])))
+    assert not bindings.items() & shared
+
+
+@pytest.mark.parametrize("files", COMPLETE, ids=" + ".join)
+def test_each_stage_takes_its_first_steps(files):
+    outcome = assembled(files)
+    assert list(outcome.metrics) == ["behavior", "initial_policy", "initial_critic", "main"]
+    for stage, steps in outcome.metrics.items():
+        for values in steps:
+            assert values, stage
+            assert all(np.isfinite(value) for value in values.values()), (stage, values)
+        assert steps[0] != steps[1], stage
+    assert all(outcome.changed.values()) and outcome.finite
+
+
+@pytest.mark.parametrize("files", COMPLETE, ids=" + ".join)
+def test_every_binding_of_the_last_file_counts(files):
+    outcome = assembled(files)
+    overridden = {binding.split(" = ")[0] for binding in NETWORKS}
+    for key, value in statements(files[-1])[0].items():
+        if files[-1] == "ablations/mmd_global.gin" and key.startswith("GlobalMultiplier"):
+            continue
+        assert key in outcome.operative, f"{key} has no effect"
+        assert key in overridden or same_value(outcome.operative[key], value), key
+
+
+def test_no_binding_of_a_shared_file_is_dead():
+    """Each counts in at least one of the configurations that read it."""
+    dead = {(file, key) for file in EVERY_FILE for key in statements(file)[0]}
+    for files in COMPLETE:
+        used = assembled(files).operative
+        for file in set().union(*(with_includes(file) for file in files)):
+            dead -= {(file, key) for key in statements(file)[0] if key in used}
+    assert dead == set()
+
+
+# The paper ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", PAPER)
+def test_tables_5_and_6(task):
+    outcome = assembled((f"brac_plus/{task}.gin",))
+    constraint = "MinimumEntropy" if robot(task) in HANDS else "MaximumEntropy"
+    assert (outcome.value("AbsoluteThreshold.value"), outcome.value(f"{constraint}.target")) == PAPER[task]
+    assert outcome.operative["BRACPlus.threshold"] == "@AbsoluteThreshold()"
+    assert outcome.operative["BRACPlus.entropy"] == f"@{constraint}()"
+    assert outcome.operative["BRACPlus.divergence"] == ("@MMD()" if robot(task) in HANDS else "@KLUpperBound()")
+    assert outcome.value("Experiment.dataset") == dataset_name(task)
+    assert outcome.value("Experiment.agent_name") == "brac_plus"
+
+
+@pytest.mark.parametrize("task", PAPER)
+def test_thresholds_reach_the_agent(task):
+    eps, entropy = PAPER[task]
+    _, _, agent = build((f"brac_plus/{task}.gin",), NETWORKS)
+    assert agent._threshold.resolve(achieved=123.0) == eps
+    assert agent.entropy_target.numpy() == np.float32(entropy)
+
+
+# Table 4: what both columns share, then Gym's and Adroit's own
+TABLE_4 = {
+    "Critic.learning_rate": 3e-4,
+    "Critic.tau": 1e-3,
+    "Critic.gamma": 0.99,
+    "Critic.members": 2,
+    "Critic.hidden_sizes": (256, 256),
+    "Critic.target_samples": 1,
+    "Actor.hidden_sizes": (512, 512),
+    "VAEEnsemble.hidden_sizes": (512, 512),
+    "VAEEnsemble.members": 3,
+    "StateMultiplier.hidden_sizes": (256, 256),
+    "StateMultiplier.initial_value": 10.0,
+    "GradientPenalty.weight": 0.1,
+    "GradientPenalty.weight_rate": 0.0,
+    "Improvement.batch_size": 100,
+    "Improvement.steps_per_epoch": 2000,
+    "Improvement.epochs": 500,
+    "Improvement.policy_samples": 1,
+    "Improvement.target_actor": False,
+    "Improvement.train_behavior": False,
+    "behavior/Fit.steps": 400_000,
+    "behavior/Fit.batch_size": 100,
+    "initial_policy/Fit.steps": 400_000,
+    "initial_critic/Fit.steps": 100_000,
+    "Experiment.action": "mean",
+}
+TABLE_4_COLUMNS = {
+    "hopper_medium": {
+        "Improvement.policy_learning_rate": 5e-6,
+        "StateMultiplier.learning_rate": 1e-5,
+        "MaximumEntropy.initial_multiplier": 10.0,
+        "MaximumEntropy.learning_rate": 1e-3,
+        "KLUpperBound.latent_samples": 5,
+        "Experiment.final_episodes": 100,
+    },
+    "pen_human": {
+        "Improvement.policy_learning_rate": 5e-8,
+        "StateMultiplier.learning_rate": 1e-7,
+        "MinimumEntropy.initial_multiplier": 10.0,
+        "MinimumEntropy.learning_rate": 1e-3,
+        "MMD.sigma": 20.0,
+        "MMD.samples": 10,
+        "Experiment.final_episodes": 1000,
+    },
+}
+
+
+@pytest.mark.parametrize("task", TABLE_4_COLUMNS)
+def test_table_4(task):
+    """In full size, without any binding of the test's."""
+    _, _, agent = build((f"brac_plus/{task}.gin",))
+    used = operative_values(gin.operative_config_str())
+    expected = TABLE_4 | TABLE_4_COLUMNS[task]
+    assert {key: ast.literal_eval(used[key]) for key in expected} == expected
+    assert used["StateMultiplier.dual_loss"] == "@straight_through"
+    assert [stage.steps for stage in agent.stages()] == [400_000, 400_000, 100_000, 1_000_000]
+    assert [stage.sample_shape for stage in agent.stages()] == [(3, 100), (100,), (100,), (100,)]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_overlay_a_task_file(name):
+    outcome = assembled(("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"))
+    parts = {part: outcome.operative[f"BRACPlus.{part}"] for part in ("divergence", "multiplier", "penalty")}
+    assert parts == {
+        "divergence": "@MMD()" if name.startswith("mmd") else "@KLUpperBound()",
+        "multiplier": "@GlobalMultiplier()" if name.endswith("global") else "@StateMultiplier()",
+        "penalty": "@GradientPenalty()" if name.endswith("penalty") else "@NoPenalty()",
+    }
+    penalties = [step["critic_penalty"] for step in outcome.metrics["main"]]
+    assert all(penalty > 0 for penalty in penalties) if name.endswith("penalty") else penalties == [0.0, 0.0]
+    assert (sum(map(np.prod, outcome.multiplier_sizes)) == 1) == name.endswith("global")
+    assert outcome.value("Experiment.agent_name") == f"ablation_{name}"
+    assert outcome.value("Experiment.dataset") == "hopper-medium-replay-v0"
+
+
+def test_table_3():
+    """sigma = 10, eps = 0.2 and 10 samples on hopper-medium-replay."""
+    outcome = assembled(("brac_plus/hopper_medium_replay.gin", "ablations/mmd_global.gin"))
+    assert [outcome.value(f"MMD.{key}") for key in ("sigma", "samples")] == [10.0, 10]
+    assert outcome.value("AbsoluteThreshold.value") == 0.2
+    # sqrt(k(x,x) + k(y,y) - 2 k(x,y)) of kernels between 0 and 1 is below sqrt(2)
+    assert all(0.0 <= step["divergence_mean"] < np.sqrt(2.0) + 1e-3 for step in outcome.metrics["main"])
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_the_published_codes_settings(task):
+    outcome = assembled((f"brac_plus_acml/{task}.gin",))
+    hand, cheetah = robot(task) in HANDS, robot(task) == "halfcheetah"
+    assert outcome.operative["BRACPlus.threshold"] == "@RelativeThreshold()"
+    assert outcome.value("RelativeThreshold.margin") == PUBLISHED[task]
+    assert outcome.value("GradientPenalty.target") == (0.005 if hand else 0.1 if cheetah else 0.01)
+    assert outcome.value("GradientPenalty.weight") == 0.1 and outcome.value("GradientPenalty.weight_rate") > 0.0
+    assert outcome.operative["GradientPenalty.mask"] == "@normalized_softplus"
+    assert outcome.operative["BRACPlus.multiplier"] == "@GlobalMultiplier()"
+    assert outcome.value("GlobalMultiplier.learning_rate") == 1e-3
+    assert outcome.value("Critic.target_samples") == 5
+    assert outcome.value("Improvement.target_actor") and outcome.value("Improvement.train_behavior")
+    assert outcome.operative["VAEEnsemble.select"] == "@all_members"
+    assert (outcome.value("Experiment.action"), outcome.value("MaxQ.samples"), outcome.value("MaxQ.clip")) == (
+        "max_q",
+        20,
+        1.0,
+    )
+    assert outcome.value("Experiment.agent_name") == "brac_plus_acml"
+    if hand:
+        assert outcome.value("MMD.sigma") == 120.0 and outcome.value("MMD.samples") == 5
+    else:
+        assert outcome.value("Improvement.policy_samples") == 5
+    assert outcome.value("MinimumEntropy.target" if hand else "MaximumEntropy.target") is None
+
+
+@pytest.mark.parametrize("task", PAPER)
+def test_tasks_have_the_sizes_of_their_environments(task):
+    known = find_task(dataset_name(task))
+    assert (*known.dimensions, known.horizon) == SIZES[robot(task)]
+
+
+def test_only_the_hands_demonstrations_may_run_past_the_horizon():
+    with pytest.raises(UserError, match="horizon|longer"):
+        configuration.parse([str(CONFIGS / "brac_plus/pen_human.gin")], ["load_dataset.allow_longer_episodes = False"])
+        Experiment().load_dataset((dataset_file("pen_human"),), find_task("pen-human-v0"))
+
+
+def test_agents_that_differ_have_names_that_differ():
+    """Two runs of one task must not meet in one directory: the name tells their files apart."""
+    names = {}
+    for files in COMPLETE:
+        own_task = tuple(file for file in files if file not in TASK_FILES) or (str(pathlib.Path(files[0]).parent),)
+        names.setdefault(assembled(files).value("Experiment.agent_name"), set()).add(own_task)
+    clashing = {name: sources for name, sources in names.items() if len(sources) > 1}
+    assert clashing == {"brac_plus": {("brac_plus",), ("brac_plus/short_protocol.gin",)}}
+
+
+# One place for each setting -------------------------------------------------------------------------------------------
+
+
+def flag_names(command: str) -> set[str]:
+    """Names of the absl flags that a module defines, from its source."""
+    tree = ast.parse((PROJECT / "brac_plus_tf" / f"{command}.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return {ast.literal_eval(call.args[0]) for call in calls if call.func.attr.startswith("DEFINE_")}
+
+
+def bindable() -> dict[str, set[str]]:
+    """Parameters that gin may set, by the name of their owner; dimensions, seed and the like come from the caller."""
+    owners = {"Experiment": Experiment, "BRACPlus": BRACPlus} | {
+        name: gin.get_configurable(name)
+        for name in (
+            *(
+                "Actor",
+                "Critic",
+                "VAEEnsemble",
+                "StateMultiplier",
+                "GlobalMultiplier",
+                "KLUpperBound",
+                "SampledKL",
+                "MMD",
+            ),
+            *("AbsoluteThreshold", "RelativeThreshold", "MaximumEntropy", "MinimumEntropy", "GradientPenalty"),
+            *("Fit", "Improvement", "MaxQ", "Loop", "load_dataset", "make_environment"),
+        )
+    }
+    return {name: set(inspect.signature(owner).parameters) for name, owner in owners.items()}
+
+
+def test_no_flag_sets_what_gin_sets():
+    """`dataset` is a shorthand for the binding; `seed` counts runs and cannot be bound (see below)."""
+    assert flag_names("train") == {"gin_file", "gin_bindings", "root_dir", "seed", "dataset", "env"}
+    everything = set().union(*bindable().values())
+    assert flag_names("train") & everything == {"dataset", "seed"}
+
+
+def test_the_seed_cannot_be_bound():
+    bindings = (*NETWORKS, "BRACPlus.seed = 7")
+    build(("brac_plus/hopper_medium.gin",), bindings)
+    with pytest.raises(UserError, match=r"BRACPlus\.seed = 7"):
+        configuration.check_effective(bindings, gin.operative_config_str())
+
+
+def test_the_agent_passes_no_setting_through():
+    """Its parameters are the components; each component's settings are the component's alone."""
+    parameters = bindable()
+    components = {
+        name for owner, names in parameters.items() if owner not in ("Experiment", "BRACPlus") for name in names
+    }
+    assert parameters["BRACPlus"] & (components - {"task", "source"}) == set()
