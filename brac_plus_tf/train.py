@@ -29,7 +29,11 @@ def main(argv: Sequence[str]) -> None:
         shorthand.append(f"Experiment.environment = {values.env!r}")
     configuration.parse(values.gin_file, [*shorthand, *values.gin_bindings])
     try:
-        directory = run_experiment(Experiment(), values.root_dir, values.seed, values.gin_bindings)
+        experiment = Experiment()
+    except RuntimeError as error:  # gin's, for what must be bound and is not
+        raise UserError(f"{error}; give --dataset or bind it") from error
+    try:
+        directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
     except Interrupted as stop:
         print(f"stopped at {stop}; the same command goes on from there")
         sys.exit(128 + signal.SIGTERM)

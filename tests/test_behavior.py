@@ -65,6 +65,14 @@ def test_decoder_is_a_normalised_density_of_its_own_state(components):
     assert np.abs(density - density[:, :1, :1]).max() > 0.05  # state and latent matter
 
 
+def test_decoder_weights_depend_on_state_and_latent():
+    decoder = random_behavior(DIMENSIONS, K, Z, weights_seed=3).member(0).decoder(normal(B, 6), normal(7, B, Z))
+    share = decoder.mixture_distribution.probs_parameter().numpy()
+    assert share.shape == (7, B, K)
+    assert np.ptp(share, axis=0).max(axis=-1).min() > 0.03  # over latents, in every state
+    assert np.ptp(share, axis=1).max(axis=-1).min() > 0.03  # over states, for every latent
+
+
 def test_linear_gaussian_log_prob_is_scipys_for_any_number_of_samples():
     # with the exact posterior every importance weight equals p(u), so two samples suffice
     observation, u = normal(B, 6), normal(B, 3)
