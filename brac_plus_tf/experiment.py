@@ -47,6 +47,8 @@ class Experiment:
     loop: trainer.Loop = trainer.Loop()
 
     def __post_init__(self) -> None:
+        if not self.dataset:
+            raise UserError("Experiment.dataset is empty: name a D4RL dataset or HDF5 files")
         for name in ("evaluation_episodes", "final_episodes"):
             if getattr(self, name) < 1:
                 raise UserError(f"Experiment.{name} is {getattr(self, name)}: at least 1, or environment = 'none'")

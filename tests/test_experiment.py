@@ -12,7 +12,6 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import TinyAgent, assert_same_bits, values, write_hopper_dataset, write_random_dataset
 
-from brac_plus_tf import experiment
 from brac_plus_tf.experiment import Experiment, evaluation_task, last_evaluations, run_experiment, task_label
 from brac_plus_tf.saved_policy import DeployedPolicy, LoadedPolicy
 from brac_plus_tf.tasks import find_task
@@ -100,7 +99,7 @@ def test_a_run_leaves_everything_in_its_directory(finished):
 
 
 def test_run_json_tells_what_was_run(finished):
-    trial, directory = finished
+    _, directory = finished
     facts = json.loads((directory / "run.json").read_text())
     assert (facts["format"], facts["agent"], facts["seed"]) == (1, "tiny", 0)
     assert facts["environment"] == {"task": "Hopper-v4", "backend": "gymnasium"}
@@ -228,7 +227,7 @@ def test_seeds_have_runs_of_their_own(finished):
         ({"environment": "Walker2d-v4"}, "17"),
         ({"dataset": "absent.hdf5"}, "absent.hdf5"),
         ({"dataset": "hopper-mediun-v0"}, "hopper-medium-v0"),
-        ({"dataset": ()}, "dataset"),
+        ({"dataset": ()}, "Experiment.dataset is empty"),
         ({"evaluation_episodes": 0}, "Experiment.evaluation_episodes is 0"),
         ({"final_episodes": 0}, "Experiment.final_episodes is 0"),
     ],
@@ -275,7 +274,3 @@ def test_last_evaluations_by_hand(tmp_path):
     assert last_evaluations(tmp_path, count=3)["return_mean"] == 12.0
     (tmp_path / "metrics.csv").write_text("stage,step,metric,value\n")
     assert last_evaluations(tmp_path) == {"count": 0}
-
-
-def test_the_module_reads_no_environment_variable_or_working_directory():
-    assert "os" not in vars(experiment)

@@ -30,9 +30,9 @@ def test_scripts_named_in_the_readme_run_in_ci():
 
 def test_installation_is_what_the_quickstart_does():
     assert "pip install -e ." in commands()
-    assert "install --quiet --disable-pip-version-check -e ." in (
-        tiny.PROJECT / "scripts" / "quickstart.sh"
-    ).read_text()
+    assert (
+        "install --quiet --disable-pip-version-check -e ." in (tiny.PROJECT / "scripts" / "quickstart.sh").read_text()
+    )
 
 
 def test_python_commands_work_in_order(tmp_path, monkeypatch):

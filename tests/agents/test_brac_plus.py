@@ -296,12 +296,16 @@ def gaussian_kl(mean, deviation, other_mean, other_deviation):
 
 
 def test_bandit_constraint_active():
-    """The policy moves towards the reward until D meets eps, and there the closed-form KL of the Gaussians is eps."""
+    """The policy moves towards the reward until D meets eps.
+
+    The threshold lies 0.15 nats above the initial policy's D, which is the bound's own gap since that policy equals
+    the behaviour policy; so the closed-form KL of the two Gaussians ends at 0.15.
+    """
     agent = make_bandit_agent(threshold=RelativeThreshold(0.15))
     mean, deviation, metrics = train_bandit(agent, 4)
     threshold = float(agent.divergence_threshold.numpy())
     assert metrics["divergence_mean"] == pytest.approx(threshold, rel=0.1)
-    assert gaussian_kl(mean, deviation, 0.0, 0.8) == pytest.approx(threshold, abs=0.06)
+    assert gaussian_kl(mean, deviation, 0.0, 0.8) == pytest.approx(0.15, abs=0.05)
     assert mean > 0.1  # towards the reward
     assert metrics["multiplier_mean"] > 0.02
 
@@ -325,7 +329,8 @@ def test_initial_policy_is_the_behaviour_policy_where_it_is_gaussian():
 def test_maximum_entropy_binds():
     """Stage 2 under H <= H0 below the behaviour's own entropy: beta rises until E[H] meets H0."""
     entropy = MaximumEntropy(target=-0.4, initial_multiplier=0.0, learning_rate=1e-2)
-    agent = make_bandit_agent(entropy=entropy, initial_policy_fit=Fit(steps=4000, batch_size=64))
+    fit = Fit(steps=6000, batch_size=64, decay=(1.0,))  # a falling rate would freeze the policy where beta still moves
+    agent = make_bandit_agent(entropy=entropy, initial_policy_fit=fit)
     _, _, metrics = train_bandit(agent, 2)
     assert metrics["entropy"] == pytest.approx(-0.4, abs=0.05)
     assert agent.entropy_multiplier.numpy() > 0.1
