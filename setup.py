@@ -26,7 +26,7 @@ setup(
         "numpy>=1.26,<3",
         "h5py>=3.11,<4",
         "safetensors>=0.4,<0.9",
-        "gymnasium>=1.2,<1.3",
+        "gymnasium[mujoco]>=1.2,<1.3",
         "mujoco>=3.1.6,<3.2",
         "tqdm>=4.66,<5",
         "matplotlib>=3.8,<4",

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+import brac_plus_tf.command_line  # noqa: F401 (its flag must be known before `run_here` forgets a command's own)
 from brac_plus_tf.agents.base import Policy, Stage, named_variables
 from brac_plus_tf.datasets import OfflineDataset, Scaling
 from brac_plus_tf.randomness import standard_normal
@@ -29,8 +30,8 @@ CONFIGS = PROJECT / "gin_configs"
 
 # BRAC+ in seconds: a stage of pre-training is 24 gradient steps, the main stage 15 epochs of 8
 NETWORKS = (
-    "Actor.hidden_sizes = (8, 8)",
-    "Critic.hidden_sizes = (8, 8)",
+    "Actor.hidden_sizes = (8,)",
+    "Critic.hidden_sizes = (8,)",
     "VAEEnsemble.hidden_sizes = (8,)",
     "VAEEnsemble.members = 2",
 )
