@@ -92,6 +92,7 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
     task = evaluation_task(experiment.environment, sources)
     dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
     agent = experiment.agent(dataset.dimensions, seed)
+    agent.stages()  # what an agent refuses, it refuses before anything is written
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     if experiment.action not in policy.act:
         raise UserError(f"Experiment.action: {experiment.action!r} is none of {', '.join(policy.act)}")

@@ -28,7 +28,7 @@ DIMENSIONS = Dimensions(observation=3, action=2)
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "gin_configs"
 
-# BRAC+ in seconds: a stage of pre-training is 24 gradient steps, the main stage 15 epochs of 8
+# BRAC+ in seconds: a stage of pre-training is 24 gradient steps, the main stage 30 epochs of 8
 NETWORKS = (
     "Actor.hidden_sizes = (8,)",
     "Critic.hidden_sizes = (8,)",
@@ -42,12 +42,12 @@ BINDINGS = (
     "behavior/Fit.steps = 24",
     "initial_policy/Fit.steps = 24",
     "initial_critic/Fit.steps = 24",
-    "Improvement.epochs = 15",
+    "Improvement.epochs = 30",
     "Improvement.steps_per_epoch = 8",
     "Improvement.batch_size = 8",
     "Experiment.evaluation_episodes = 2",
     "Experiment.final_episodes = 3",
-    "Loop.evaluation_epochs = 5",
+    "Loop.evaluation_epochs = 10",
     "Loop.steps_per_call = 5",
     "Loop.checkpoint_interval = 20",
 )
