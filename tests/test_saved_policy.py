@@ -298,7 +298,7 @@ def test_brac_plus_policies_in_a_process_that_knows_only_tensorflow(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"nan": "InvalidArgumentError", "width": "InvalidArgumentError"}

@@ -265,7 +265,7 @@ def start_process(module: str, *arguments: str, cwd: pathlib.Path) -> subprocess
 
 def finish_process(process: subprocess.Popen) -> Outcome:
     """Waits for a process of `start_process`."""
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=600)
     return Outcome(process.returncode, stdout, stderr)
 
 
