@@ -3,7 +3,6 @@
 python -m brac_plus_tf.train --gin_file=gin_configs/brac_plus/hopper_medium_replay.gin
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
         directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
     except Interrupted as stop:
         print(f"stopped at {stop}; the same command goes on from there")
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(128 + stop.signal_number)
     print(f"results: {directory}")
 
 

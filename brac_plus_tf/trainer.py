@@ -26,7 +26,11 @@ _MOST_METRICS = 64
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """The user asked to stop; the state is saved and the same command goes on from there."""
+    """The user asked to stop by `signal_number`; the state is saved and the same command goes on from there."""
+
+    def __init__(self, place: str, signal_number: int) -> None:
+        super().__init__(place)
+        self.signal_number = signal_number
 
 
 @gin.register
@@ -81,7 +85,7 @@ def run(
                 cache.store(stages, index)
             record.save(variables, Position(index + 1, 0))
             if stop_requested:
-                raise Interrupted(f"the end of {stage.name}")
+                raise Interrupted(f"the end of {stage.name}", stop_requested[0])
 
 
 def _train_stage(
@@ -118,7 +122,7 @@ def _train_stage(
             if stop_requested or start // loop.checkpoint_interval != step // loop.checkpoint_interval:
                 record.save(variables, Position(index, step))
             if stop_requested:
-                raise Interrupted(f"{stage.name} step {step}")
+                raise Interrupted(f"{stage.name} step {step}", stop_requested[0])
 
 
 def take_step(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, step: tf.Tensor) -> Metrics:

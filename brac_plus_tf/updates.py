@@ -41,6 +41,15 @@ def build_adam(learning_rate: float | object, variables: Sequence[tf.Variable]) 
     return optimizer
 
 
+def decayed(learning_rate: float, factors: Sequence[float], steps: int) -> float | object:
+    """A rate, or a Keras schedule of rates, that is `learning_rate` times each factor for equal parts of `steps`."""
+    parts = len(factors)
+    if parts == 1:
+        return learning_rate * factors[0]
+    boundaries = [steps * part // parts for part in range(1, parts)]
+    return tf.keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [learning_rate * f for f in factors])
+
+
 def copy_variables(source: Sequence[tf.Variable], target: Sequence[tf.Variable]) -> None:
     """target <- source, exactly."""
     for from_variable, to_variable in zip(source, target, strict=True):
@@ -68,10 +77,4 @@ class Fit:
     decay: tuple[float, ...] = (1.0, 0.5, 0.1, 0.05, 0.01)
 
     def adam(self, variables: Sequence[tf.Variable]) -> tf.keras.optimizers.Adam:
-        parts = len(self.decay)
-        if parts == 1:
-            return build_adam(self.learning_rate * self.decay[0], variables)
-        boundaries = [self.steps * part // parts for part in range(1, parts)]
-        values = [self.learning_rate * factor for factor in self.decay]
-        schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
-        return build_adam(schedule, variables)
+        return build_adam(decayed(self.learning_rate, self.decay, self.steps), variables)

@@ -220,8 +220,8 @@ def test_stages_and_epochs_draw_from_streams_of_their_own(tmp_path):
 # Resuming ------------------------------------------------------------------------------------------------------------
 
 
-def stop() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
+def stop(by: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), by)
 
 
 class CrashError(RuntimeError):
@@ -310,10 +310,12 @@ def test_xla_resumes_to_the_same_bits(tmp_path):
     assert_same_bits(load_file(run.newest_checkpoint()), load_file(expected.newest_checkpoint()))
 
 
-def test_the_message_of_an_interruption_says_where(tmp_path):
-    on_prepare, evaluate = at(("prepare", "second", 6), stop)
-    with pytest.raises(Interrupted, match=r"^second step 8$"):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_says_where_and_by_what(tmp_path, by):
+    on_prepare, evaluate = at(("prepare", "second", 6), lambda: stop(by))
+    with pytest.raises(Interrupted, match=r"^second step 8$") as interruption:
         Run(tmp_path).train(TinyAgent(on_prepare=on_prepare), evaluate)
+    assert interruption.value.signal_number == by
 
 
 def test_a_stop_while_a_stage_is_put_away_is_heeded(tmp_path, uninterrupted, monkeypatch):

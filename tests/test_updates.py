@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.updates import Fit, build_adam, copy_variables, gradient_step, soft_update
+from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, soft_update
 
 
 def layer(*values: float) -> list:
@@ -105,3 +105,10 @@ def test_a_fit_learns_at_its_scheduled_rate():
         gradient_step(lambda: (variables[0] * 1.0, {}), variables, optimizer)
         path += listed(variables)
     np.testing.assert_allclose(-np.diff(path)[[0, 1, 3]], [0.1, 0.1, 0.01], rtol=1e-4)
+
+
+def test_a_decayed_rate_is_for_equal_parts_of_the_steps():
+    schedule = decayed(0.2, (1.0, 0.5, 0.1), 30)
+    rates = [float(schedule(step)) for step in (0, 9, 11, 19, 21, 29, 1000)]
+    np.testing.assert_allclose(rates, [0.2, 0.2, 0.1, 0.1, 0.02, 0.02, 0.02], rtol=1e-6)
+    assert decayed(0.2, (0.5,), 30) == 0.1

@@ -31,7 +31,7 @@ from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultipli
 from brac_plus_tf.penalties import GradientPenalty
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import Dimensions, Metrics, Transition
-from brac_plus_tf.updates import Fit, build_adam, copy_variables, gradient_step, raw, soft_update, watch
+from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, raw, soft_update, watch
 
 _MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
 _CHUNK = 1000
@@ -42,6 +42,7 @@ _CHUNK = 1000
 class Improvement:
     """Stage 4: `epochs` of `steps_per_epoch` gradient steps (Table 4).
 
+    policy_decay: factors on the policy's learning rate for equal parts of the stage; constant in the paper.
     policy_samples: actions drawn per state. target_actor: targets use a slowly following copy of the policy.
     train_behavior: the behaviour policy keeps learning. The last three are the authors' later code, off in the paper.
     """
@@ -50,9 +51,17 @@ class Improvement:
     steps_per_epoch: int = 2000
     batch_size: int = 100
     policy_learning_rate: float = 5e-6
+    policy_decay: tuple[float, ...] = (1.0,)
     policy_samples: int = 1
     target_actor: bool = False
     train_behavior: bool = False
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def policy_rate(self) -> float | object:
+        return decayed(self.policy_learning_rate, self.policy_decay, self.steps)
 
 
 @gin.register
@@ -97,7 +106,7 @@ class BRACPlus:
 
         self._behavior_optimizer = behavior_fit.adam(self.behavior.trainable_variables)
         self._initial_policy_optimizer = initial_policy_fit.adam(self.actor.trainable_variables)
-        self._policy_optimizer = build_adam(improvement.policy_learning_rate, self.actor.trainable_variables)
+        self._policy_optimizer = build_adam(improvement.policy_rate(), self.actor.trainable_variables)
         self._initial_critic_optimizer = initial_critic_fit.adam(self.critic.trainable_variables)
         self._critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
         self._multiplier_optimizer = build_adam(multiplier.learning_rate, self.multiplier.trainable_variables)
@@ -146,7 +155,7 @@ class BRACPlus:
             ),
             Stage(
                 name="main",
-                steps=main.epochs * main.steps_per_epoch,
+                steps=main.steps,
                 sample_shape=(main.batch_size,),
                 update=self.update,
                 epoch_steps=epoch,

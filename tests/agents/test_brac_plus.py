@@ -110,6 +110,18 @@ def test_targets_start_as_copies_and_follow_by_tau():
         np.testing.assert_allclose(target.numpy(), 0.75 * old + 0.25 * source.numpy(), atol=1e-7)
 
 
+def test_the_policy_slows_down_by_its_decay_over_the_main_stage():
+    """Adam's steps are bounded by the rate: a factor of 0 in the second half leaves the policy where it is."""
+    main = Improvement(epochs=2, steps_per_epoch=3, batch_size=30, policy_learning_rate=1e-2, policy_decay=(1.0, 0.0))
+    agent, dataset = make_agent(improvement=main), make_dataset()
+    stage, moved = agent.stages()[3], []
+    for step in range(stage.steps):
+        before = tiny.values(agent)
+        take_step(stage, dataset, SEED, tf.constant(step))
+        moved.append("actor" in changed_components(before, tiny.values(agent)))
+    assert moved == [True] * 4 + [False] * 2  # Keras drops the rate one step late
+
+
 def test_terminal_states_are_fitted_to_their_reward():
     """With discount 0 everywhere, Q(s, a) = r(s, a): stage 3 must find a constant reward of 0.7."""
     dataset = make_dataset(discount=np.zeros(400), reward=np.full(400, 0.7))
