@@ -22,23 +22,24 @@ def softplus_inverse(value: float) -> float:
 
 
 @gin.register
-def straight_through(raw_multiplier: tf.Tensor, violation: tf.Tensor, floor: float = -5.0) -> tf.Tensor:
+@dataclasses.dataclass(frozen=True)
+class StraightThrough:
     """Dual loss per state whose descent is a step in alpha(s) itself (Algorithm 1, line 8).
 
         loss = -x stopgrad(D - eps),  alpha = softplus(x)
 
     Its gradient does not carry softplus'(x), which vanishes for very negative x: the multiplier comes back after a
     long slack phase. A state with x below `floor` contributes nothing while slack, so x cannot run away downwards.
-
-    Args:
-      raw_multiplier: x(s) [B]. violation: D(s) - eps [B], nats.
-    Returns:
-      [B].
     """
-    check_shapes((raw_multiplier, "B"), (violation, "B"))
-    violation = tf.stop_gradient(violation)
-    resting = tf.stop_gradient((raw_multiplier < floor) & (violation < 0.0))
-    return tf.where(resting, 0.0, -raw_multiplier * violation)
+
+    floor: float = -5.0
+
+    def __call__(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
+        """raw_multiplier: x(s) [B]; violation: D(s) - eps [B], nats -> [B]."""
+        check_shapes((raw_multiplier, "B"), (violation, "B"))
+        violation = tf.stop_gradient(violation)
+        resting = tf.stop_gradient((raw_multiplier < self.floor) & (violation < 0.0))
+        return tf.where(resting, 0.0, -raw_multiplier * violation)
 
 
 @gin.register

@@ -340,7 +340,7 @@ def test_table_4(task):
     used = operative_values(gin.operative_config_str())
     expected = TABLE_4 | TABLE_4_COLUMNS[task]
     assert {key: ast.literal_eval(used[key]) for key in expected} == expected
-    assert used["StateMultiplier.dual_loss"] == "@straight_through"
+    assert used["StateMultiplier.dual_loss"] == "@StraightThrough()"
     assert [stage.steps for stage in agent.stages()] == [400_000, 400_000, 100_000, 1_000_000]
     assert [stage.sample_shape for stage in agent.stages()] == [(3, 100), (100,), (100,), (100,)]
 

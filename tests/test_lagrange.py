@@ -10,8 +10,8 @@ from brac_plus_tf.lagrange import (
     MaximumEntropy,
     MinimumEntropy,
     RelativeThreshold,
+    StraightThrough,
     softplus_inverse,
-    straight_through,
     through_softplus,
 )
 from brac_plus_tf.losses import constrained_policy_loss
@@ -39,7 +39,7 @@ def loss_and_gradients(dual_loss):
 
 
 def test_straight_through_by_hand_with_its_floor():
-    loss, to_raw, to_violation = loss_and_gradients(straight_through)
+    loss, to_raw, to_violation = loss_and_gradients(StraightThrough())
     # -x v, but nothing from a slack state below -5: first and third
     np.testing.assert_allclose(loss, [0.0, 90.0, 0.0, -4.9, 2.45, 8.0], rtol=1e-6)
     np.testing.assert_allclose(to_raw, [0.0, -3.0, 0.0, 1.0, -0.5, 4.0], rtol=1e-6)  # -v
@@ -48,7 +48,7 @@ def test_straight_through_by_hand_with_its_floor():
 
 def test_straight_through_floor_is_an_argument():
     raw, violation = tf.constant([-3.5, -2.5]), tf.constant([-1.0, -1.0])
-    np.testing.assert_allclose(straight_through(raw, violation, floor=-3.0), [0.0, -2.5])
+    np.testing.assert_allclose(StraightThrough(floor=-3.0)(raw, violation), [0.0, -2.5])
 
 
 def test_through_softplus_gradient_carries_the_sigmoid():
@@ -83,7 +83,7 @@ def multiplier_after(dual_loss, phases: list[tuple[int, float]]) -> list[float]:
 def test_after_a_long_slack_phase_only_the_straight_through_multiplier_comes_back():
     """Section 12's trial in small: constraint slack for 10000 steps, then violated for 400; alpha = 1 is needed."""
     phases = [(10_000, -1.0), (400, 1.0)]
-    rested, returned = multiplier_after(straight_through, phases)
+    rested, returned = multiplier_after(StraightThrough(), phases)
     assert np.log1p(np.exp(-5.5)) < rested < 0.01  # resting at the floor, x = -5
     assert returned > 1.0
     rested, returned = multiplier_after(through_softplus, phases)
@@ -120,7 +120,7 @@ def solve(rule, slopes: list[float], bound: float, steps: int = 4000) -> tuple[n
     return x.numpy(), np.logaddexp(0.0, network(observation).numpy())
 
 
-@pytest.mark.parametrize("dual_loss", [straight_through, through_softplus])
+@pytest.mark.parametrize("dual_loss", [StraightThrough(), through_softplus])
 def test_state_multipliers_converge_to_each_states_own_optimum(dual_loss):
     # max c x s.t. x^2 / 2 <= 2: x = 2 in every state, and c - alpha x = 0 gives alpha = c / 2
     rule = StateMultiplier(hidden_sizes=(), learning_rate=5e-3, initial_value=3.0, dual_loss=dual_loss)

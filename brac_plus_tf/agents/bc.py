@@ -1,0 +1,35 @@
+"""Behaviour cloning: the data's own policy, the baseline that every offline algorithm must beat."""
+
+from collections.abc import Sequence
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.agents.actor_critic import draw_policy
+from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.cloning import Cloning
+from brac_plus_tf.types import Dimensions
+
+
+@gin.register
+class BC:
+    """A tanh-Gaussian policy fitted to the data's actions; see `Cloning` for its loss and its two forms."""
+
+    def __init__(self, dimensions: Dimensions, seed: int, *, cloning: Cloning = Cloning()) -> None:
+        self.cloned = cloning.build(dimensions, seed)
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage, the same that BRAC begins with."""
+        return (self.cloned.stage(evaluate=True),)
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return self.cloned.components()
+
+    def policies(self) -> dict[str, Policy]:
+        """mean: tanh of the mean; sample: one draw."""
+        actor = self.cloned.network
+        return {
+            "mean": Policy(lambda observation, seed: tf.tanh(actor(observation)[0])),
+            "sample": Policy(lambda observation, seed: draw_policy(actor, observation, 1, seed).action, seeded=True),
+        }

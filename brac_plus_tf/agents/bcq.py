@@ -1,0 +1,132 @@
+"""BCQ (Fujimoto et al. 2019): the best of a generative model's actions, each moved a little by a perturbation policy.
+
+Reference: Google's BRAC folder, without its defects: the target perturbation follows, the model has its own optimiser.
+"""
+
+from collections.abc import Sequence
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.agents.actor_critic import Training, fit_critic
+from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.behavior import ActionAutoEncoder
+from brac_plus_tf.networks import Critic, EnsembleMLP
+from brac_plus_tf.randomness import Purpose, fold
+from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.updates import build_adam, gradient_step, soft_update
+
+
+class PerturbationNetwork(EnsembleMLP):
+    """xi(s, a) = clip(a + limit tanh(h(s, a)), -1, 1)."""
+
+    def __init__(self, hidden_sizes: tuple[int, ...], limit: float, dimensions: Dimensions, seed: int) -> None:
+        observation, action = dimensions
+        super().__init__(1, observation + action, hidden_sizes, action, seed, "perturbation")
+        self._limit = limit
+
+    def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
+        """observation [.., O], action [.., A] in [-1, 1] -> [.., A] in [-1, 1]."""
+        shift = self._limit * tf.tanh(self.member(0)(tf.concat([observation, action], axis=-1)))
+        return tf.clip_by_value(action + shift, -1.0, 1.0)
+
+
+@gin.register
+class BCQ:
+    """Batch-constrained Q-learning.
+
+    perturbation_limit: Phi, in action units. action_samples: of the model per state, for targets and for acting.
+    """
+
+    def __init__(
+        self,
+        dimensions: Dimensions,
+        seed: int,
+        *,
+        hidden_sizes: tuple[int, ...] = (300, 300),
+        perturbation_limit: float = 0.15,
+        action_samples: int = 10,
+        critic: Critic = Critic((300, 300), learning_rate=1e-3, tau=5e-3, minimum_weight=0.75),
+        behavior: ActionAutoEncoder = ActionAutoEncoder(),
+        training: Training = Training(batch_size=100, policy_learning_rate=3e-5),
+    ) -> None:
+        self.behavior = behavior.build(dimensions, seed)
+        self.perturbation, self.target_perturbation = (
+            PerturbationNetwork(hidden_sizes, perturbation_limit, dimensions, seed) for _ in range(2)
+        )
+        self.critic, self.target_critic = (critic.build(dimensions, seed) for _ in range(2))
+        self._behavior_optimizer = build_adam(behavior.learning_rate, self.behavior.trainable_variables)
+        self._policy_optimizer = build_adam(training.policy_learning_rate, self.perturbation.trainable_variables)
+        self._critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
+        self._action_samples, self._latent_clip = action_samples, behavior.latent_clip
+        self._gamma, self._tau, self._training = critic.gamma, critic.tau, training
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage."""
+        training = self._training
+        steps, shape = training.epochs * training.steps_per_epoch, (training.batch_size,)
+        return (Stage("main", steps, shape, self.update, training.steps_per_epoch, evaluate=True),)
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return {
+            "behavior": self.behavior.variables,
+            "behavior_optimizer": self._behavior_optimizer.variables,
+            "perturbation": self.perturbation.variables,
+            "target_perturbation": self.target_perturbation.variables,
+            "policy_optimizer": self._policy_optimizer.variables,
+            "critic": self.critic.variables,
+            "target_critic": self.target_critic.variables,
+            "critic_optimizer": self._critic_optimizer.variables,
+        }
+
+    def policies(self) -> dict[str, Policy]:
+        """max_q: the best of `action_samples` perturbed samples; sample: one of them."""
+        return {
+            "max_q": Policy(self._best_action),
+            "sample": Policy(lambda o, seed: self._actions(o, 1, seed)[0], True),
+        }
+
+    def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """Behaviour, Q, perturbation and targets, in this order, on one batch."""
+        metrics = self._fit_behavior(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
+        next_value = self._next_value(batch.next_observation, fold(seed, Purpose.TARGET_ACTION))
+        metrics |= fit_critic(self.critic, self._critic_optimizer, batch, next_value, self._gamma)
+        metrics |= self._fit_perturbation(batch.observation, fold(seed, Purpose.POLICY_ACTION))
+        for source, target in ((self.critic, self.target_critic), (self.perturbation, self.target_perturbation)):
+            soft_update(source.variables, target.variables, self._tau)
+        return metrics
+
+    def _model_actions(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """observation repeated [N, B, O], and the model's actions [N, B, A]."""
+        actions = tf.tanh(self.behavior.draws(observation, samples, self._latent_clip, seed))
+        return tf.broadcast_to(observation, tf.concat([[samples], tf.shape(observation)], axis=0)), actions
+
+    def _actions(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        return self.perturbation(*self._model_actions(observation, samples, seed))
+
+    def _best_action(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        actions = self._actions(observation, self._action_samples, seed)
+        tiled = tf.broadcast_to(observation, tf.concat([tf.shape(actions)[:1], tf.shape(observation)], axis=0))
+        best = tf.argmax(self.critic.minimum(tiled, actions), axis=0)
+        return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
+
+    def _next_value(self, next_observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """max_n of the targets' value at perturbed samples of the model, [B]."""
+        tiled, actions = self._model_actions(next_observation, self._action_samples, seed)
+        return tf.reduce_max(self.target_critic.pessimistic(tiled, self.target_perturbation(tiled, actions)), axis=0)
+
+    def _fit_behavior(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return tf.reduce_mean(self.behavior.loss(batch.observation, batch.action, seed)), {}
+
+        return {"behavior_loss": gradient_step(loss, self.behavior.trainable_variables, self._behavior_optimizer)[0]}
+
+    def _fit_perturbation(self, observation: tf.Tensor, seed: tf.Tensor) -> Metrics:
+        """Up the first critic at one perturbed sample per state."""
+        action = tf.tanh(self.behavior.draws(observation, 1, self._latent_clip, seed)[0])
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return -tf.reduce_mean(self.critic(observation, self.perturbation(observation, action))[0]), {}
+
+        return {"policy_loss": gradient_step(loss, self.perturbation.trainable_variables, self._policy_optimizer)[0]}

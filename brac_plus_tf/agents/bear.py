@@ -1,0 +1,86 @@
+"""BEAR (Kumar et al. 2019) as D4RL evaluated it: actor-critic within a maximum mean discrepancy of the data's actions.
+
+Reference: D4RL-Evaluations, built on rlkit. The discrepancy is measured between pre-tanh actions.
+"""
+
+from collections.abc import Sequence
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy
+from brac_plus_tf.agents.base import Stage
+from brac_plus_tf.behavior import ActionAutoEncoder
+from brac_plus_tf.divergences import MMD
+from brac_plus_tf.losses import constrained_policy_loss
+from brac_plus_tf.networks import Actor, Critic
+from brac_plus_tf.randomness import Purpose, fold
+from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.updates import build_adam, gradient_step
+
+
+@gin.register
+class BEAR(ActorCritic):
+    """The policy maximises Q under E[MMD] <= threshold; the behaviour auto-encoder learns beside it.
+
+    `Training.warm_start`: steps in which the policy only follows the constraint.
+    """
+
+    def __init__(
+        self,
+        dimensions: Dimensions,
+        seed: int,
+        *,
+        actor: Actor = Actor((256, 256)),
+        critic: Critic = Critic(tau=5e-3, target_samples=10, minimum_weight=0.75),
+        training: Training = Training(epochs=3000, policy_learning_rate=1e-4, warm_start=40_000),
+        behavior: ActionAutoEncoder = ActionAutoEncoder(learning_rate=3e-4),
+        divergence: MMD = MMD(samples=4),
+        threshold: float = 0.05,
+        multiplier: Multiplier = Multiplier(minimum=0.0067379, maximum=22026.466, logarithmic=True),
+        max_q: MaxQ = MaxQ(samples=100),
+    ) -> None:
+        super().__init__(dimensions, seed, actor, critic, training, max_q)
+        self.behavior = behavior.build(dimensions, seed)
+        self._behavior_optimizer = build_adam(behavior.learning_rate, self.behavior.trainable_variables)
+        self._divergence, self._threshold, self.multiplier = divergence, threshold, multiplier.build()
+
+    def stages(self) -> Sequence[Stage]:
+        """The warm start, then the main stage."""
+        return self.training_stages(lambda batch, seed: self.update(batch, seed, value_weight=0.0), self.update)
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return super().components() | {
+            "behavior": self.behavior.variables,
+            "behavior_optimizer": self._behavior_optimizer.variables,
+            "multiplier": self.multiplier.variables,
+        }
+
+    def update(self, batch: Transition, seed: tf.Tensor, value_weight: float = 1.0) -> Metrics:
+        """Behaviour, Q, policy, multiplier and targets, in this order, on one batch."""
+        metrics = self._fit_behavior(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
+        metrics |= self.fit_critic(batch, self.next_value(batch, seed))
+        metrics |= self._fit_policy(batch, fold(seed, Purpose.POLICY_ACTION), value_weight)
+        self.multiplier.ascend(metrics["divergence_mean"] - self._threshold)
+        self.follow_targets()
+        return metrics | {"multiplier": self.multiplier()}
+
+    def _fit_behavior(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return tf.reduce_mean(self.behavior.loss(batch.observation, batch.action, seed)), {}
+
+        return {"behavior_loss": gradient_step(loss, self.behavior.trainable_variables, self._behavior_optimizer)[0]}
+
+    def _fit_policy(self, batch: Transition, seed: tf.Tensor, value_weight: float) -> Metrics:
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            draw = draw_policy(self.actor, batch.observation, 1, seed)
+            arguments = (draw.distribution, draw.pre_tanh_action, self.behavior, batch.observation)
+            divergence = self._divergence(*arguments, seed)
+            value = value_weight * self.critic.minimum(draw.observation, draw.action)
+            multiplier = tf.fill(tf.shape(value), self.multiplier())
+            total = tf.reduce_mean(constrained_policy_loss(value, multiplier, divergence))
+            return total, {"divergence_mean": tf.reduce_mean(divergence), "policy_value": tf.reduce_mean(value)}
+
+        policy_loss, metrics = gradient_step(loss, self.actor.trainable_variables, self.policy_optimizer)
+        return metrics | {"policy_loss": policy_loss}

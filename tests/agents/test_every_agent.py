@@ -1,0 +1,111 @@
+"""What holds for every agent, whatever it learns: each stage trains what it should, nothing else, and reproducibly."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from brac_plus_tf.agents.actor_critic import Training
+from brac_plus_tf.agents.bc import BC
+from brac_plus_tf.agents.bcq import BCQ
+from brac_plus_tf.agents.bear import BEAR
+from brac_plus_tf.agents.brac import BRAC, Dual, Primal
+from brac_plus_tf.agents.cloning import Cloning
+from brac_plus_tf.agents.cql import CQL
+from brac_plus_tf.agents.sac import SAC
+from brac_plus_tf.behavior import ActionAutoEncoder
+from brac_plus_tf.networks import Actor, Critic
+from brac_plus_tf.randomness import base_seed
+from brac_plus_tf.trainer import compile_stage, take_step
+from brac_plus_tf.types import Dimensions
+from brac_plus_tf.updates import Fit
+
+DIMENSIONS, SEED = Dimensions(observation=5, action=2), base_seed(3)
+ACTOR, CRITIC = Actor((16,)), Critic((16,), tau=0.25)
+TRAINING = Training(epochs=2, steps_per_epoch=10, batch_size=30, policy_learning_rate=1e-3, warm_start=10)
+CLONING = Cloning(actor=ACTOR, fit=Fit(steps=10, batch_size=30, decay=(1.0,)))
+MODEL = ActionAutoEncoder((16,))
+SHARED = {"actor": ACTOR, "critic": CRITIC, "training": TRAINING}
+AGENTS = {
+    "bc": lambda seed: BC(DIMENSIONS, seed, cloning=CLONING),
+    "sac": lambda seed: SAC(DIMENSIONS, seed, **SHARED),
+    "brac primal": lambda seed: BRAC(DIMENSIONS, seed, divergence=Primal(cloning=CLONING), **SHARED),
+    "brac dual": lambda seed: BRAC(DIMENSIONS, seed, divergence=Dual(hidden_sizes=(16,)), **SHARED),
+    "bear": lambda seed: BEAR(DIMENSIONS, seed, behavior=MODEL, **SHARED),
+    "bcq": lambda seed: BCQ(DIMENSIONS, seed, hidden_sizes=(16,), critic=CRITIC, behavior=MODEL, training=TRAINING),
+    "cql": lambda seed: CQL(DIMENSIONS, seed, **SHARED),
+}
+CLONED = {"behavior", "behavior_optimizer", "behavior_entropy"}
+LEARNED = {"actor", "policy_optimizer", "critic", "target_critic", "critic_optimizer"}
+TRAINED = {
+    "bc": {"behavior": CLONED},
+    "sac": {"main": LEARNED | {"temperature"}},
+    # multipliers that are fixed still count the steps of their optimisers
+    "brac primal": {"behavior": CLONED, "main": LEARNED | {"multiplier", "entropy_multiplier"}},
+    "brac dual": {
+        "main": LEARNED | {"multiplier", "entropy_multiplier", "divergence_critic", "divergence_critic_optimizer"}
+    },
+    "bear": {"main": LEARNED | {"behavior", "behavior_optimizer", "multiplier"}},
+    "bcq": {"main": (LEARNED - {"actor"}) | {"perturbation", "target_perturbation", "behavior", "behavior_optimizer"}},
+    "cql": {"main": LEARNED | {"gap_multiplier", "temperature"}},
+}
+WARM = {"brac primal", "brac dual", "bear", "cql", "sac"}
+
+
+def dataset():
+    return tiny.make_dataset(200, DIMENSIONS)
+
+
+def changed(before, after):
+    return {name.split("/")[0] for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_each_stage_changes_what_it_trains_and_nothing_else(name):
+    agent = AGENTS[name](0)
+    assert [stage.name for stage in agent.stages()] == [
+        *(["behavior"] if "behavior" in TRAINED[name] else []),
+        *(["warm_start"] if name in WARM else []),
+        *(["main"] if "main" in TRAINED[name] else []),
+    ]
+    for stage in agent.stages():
+        before = tiny.values(agent)
+        take_step(stage, dataset(), SEED, tf.constant(0))
+        expected = TRAINED[name]["main" if stage.name == "warm_start" else stage.name]
+        assert changed(before, tiny.values(agent)) == expected, stage.name
+
+
+@pytest.mark.parametrize("name", [name for name in AGENTS if name != "bc"])
+def test_targets_start_as_copies_and_follow_by_tau(name):
+    agent = AGENTS[name](0)
+    start = [variable.numpy() for variable in agent.critic.variables]
+    for value, target in zip(start, agent.target_critic.variables, strict=True):
+        np.testing.assert_array_equal(target.numpy(), value)
+    take_step(agent.stages()[-1], dataset(), SEED, tf.constant(0))
+    for old, source, target in zip(start, agent.critic.variables, agent.target_critic.variables, strict=True):
+        np.testing.assert_allclose(target.numpy(), 0.75 * old + 0.25 * source.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_eager_step_equals_the_compiled_one_and_another_seed_does_not(name):
+    """One step of the last stage; XLA may reorder sums, which Adam's first steps hardly see."""
+    eager, compiled, other = (AGENTS[name](seed) for seed in (0, 0, 1))
+    for agent in (eager, other):
+        take_step(agent.stages()[-1], dataset(), SEED, tf.constant(0))
+    compile_stage(compiled.stages()[-1], dataset(), SEED)(0, 1)
+    assert changed(tiny.values(compiled), tiny.values(other)) >= {"bc": {"behavior"}}.get(name, {"critic"})
+    expected = tiny.values(eager)
+    for key, value in tiny.values(compiled).items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-4, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_policies_act_within_bounds_row_by_row(name):
+    agent = AGENTS[name](0)
+    observation = tf.constant(10.0 * np.random.default_rng(0).normal(size=(7, 5)), tf.float32)
+    for label, policy in agent.policies().items():
+        action = policy.act(observation, SEED).numpy()
+        assert action.shape == (7, 2) and (np.abs(action) <= 1.0).all(), label
+        np.testing.assert_array_equal(policy.act(observation, SEED), action)
+        assert len({tuple(row) for row in action}) == 7, label
+    assert ("mean" in agent.policies()) == (name != "bcq")
