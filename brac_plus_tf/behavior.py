@@ -1,4 +1,6 @@
-"""The behaviour policy pi_b(a|s): an ensemble of conditional variational auto-encoders on the pre-tanh action.
+"""Models of the behaviour policy pi_b(a|s): conditional variational auto-encoders, and a plain Gaussian.
+
+BRAC+'s is an ensemble of auto-encoders on the pre-tanh action:
 
     encoder q(z|s,u) = N(z; ., diag .), decoder p(u|s,z) = sum_k w_k(s,z) N(u; ., diag .), prior p(z) = N(0, I).
 
@@ -8,6 +10,7 @@ A regular VAE (beta = 1, a likelihood with its own scale): with a beta-VAE the b
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import gin
 import tensorflow as tf
@@ -16,6 +19,33 @@ from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gau
 from brac_plus_tf.networks import EnsembleMLP
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.types import Dimensions, Metrics, check_shapes
+
+
+class BehaviorModel(Protocol):
+    """What a divergence may ask of a behaviour policy; actions are pre-tanh."""
+
+    def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """log pi_b(u|s) [B], nats; `samples` latents where it must be estimated."""
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """u ~ pi_b(.|s) [samples, B, A]; latents, where there are any, clipped to +-latent_clip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianBehavior:
+    """A Gaussian policy in the place of a behaviour model; distribution: observation [B, O] -> of u, event [A]."""
+
+    distribution: Callable[[tf.Tensor], Distribution]
+
+    def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """log pi_b(u|s) [B], exact."""
+        del samples, seed
+        return self.distribution(observation).log_prob(pre_tanh_action)
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """u ~ pi_b(.|s) [samples, B, A]."""
+        del latent_clip
+        return draw_gaussian(self.distribution(observation), fold(seed, Purpose.BEHAVIOR_LATENT), samples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +95,10 @@ class ConditionalVAE:
         shape = [samples, observation.shape[0] or tf.shape(observation)[0], self.latent_size]
         latent = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
         return self.decoder(observation, tf.clip_by_value(latent, -latent_clip, latent_clip))
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """The decoder's mean at clipped prior latents, as BEAR and BCQ take it: [samples, B, A]."""
+        return self.prior_decoder(observation, samples, latent_clip, seed).mean()
 
     def sample(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
         """u ~ pi_b(.|s), ancestral: [samples, B, A]."""
@@ -159,3 +193,61 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
     def select(self, seed: tf.Tensor) -> list[ConditionalVAE]:
         """The members that one gradient step sees."""
         return self._shape.select(self, seed)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class ActionAutoEncoder:
+    """BCQ's and BEAR's conditional auto-encoder of actions: mean squared error, half the latent KL.
+
+    Not a density model: its loss is no likelihood bound, so no KL can be measured from it. latent_size: None stands
+    for 2 A. latent_clip: latents drawn for acting are clipped to +-this.
+    """
+
+    hidden_sizes: tuple[int, ...] = (750, 750)
+    latent_size: int | None = None
+    learning_rate: float = 1e-3
+    log_std_range: tuple[float, float] = (-4.0, 15.0)
+    latent_clip: float = 0.5
+
+    def build(self, dimensions: Dimensions, seed: int) -> "ActionAutoEncoderNetwork":
+        return ActionAutoEncoderNetwork(self, dimensions, seed)
+
+
+class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
+    """Encoder (s, a) -> q(z|s,a) and decoder (s, z) -> tanh of a pre-tanh action."""
+
+    def __init__(self, shape: ActionAutoEncoder, dimensions: Dimensions, seed: int) -> None:
+        super().__init__(name="behavior")
+        self._shape, latent = shape, shape.latent_size or 2 * dimensions.action
+        observation, action = dimensions
+        self.encoder = EnsembleMLP(1, observation + action, shape.hidden_sizes, 2 * latent, seed, "encoder")
+        self.decoder = EnsembleMLP(1, observation + latent, shape.hidden_sizes, action, seed, "decoder")
+        self._latent_size = latent
+        self.built = True
+
+    def posterior(self, observation: tf.Tensor, action: tf.Tensor) -> Distribution:
+        """q(z|s,a), batch [B], event [Z]; log standard deviations are cut off at log_std_range."""
+        mean, log_std = tf.split(self.encoder.member(0)(tf.concat([observation, action], axis=-1)), 2, axis=-1)
+        return diagonal_gaussian(mean, tf.exp(tf.clip_by_value(log_std, *self._shape.log_std_range)))
+
+    def loss(self, observation: tf.Tensor, action: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """mean_i (a_i - a~_i)^2 + 1/2 mean_k KL(q(z_k|s,a) || N(0, 1)), per state [B]: means over A and Z entries."""
+        check_shapes((observation, "BO"), (action, "BA"))
+        posterior = self.posterior(observation, action)
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
+        error = tf.reduce_mean(tf.square(action - tf.tanh(self.decode(observation, latent))), axis=-1)
+        prior = diagonal_gaussian(tf.zeros([self._latent_size]), tf.ones([self._latent_size]))
+        return error + 0.5 * posterior.kl_divergence(prior) / self._latent_size
+
+    def decode(self, observation: tf.Tensor, latent: tf.Tensor) -> tf.Tensor:
+        """Pre-tanh actions [.., A] of latents [.., Z]."""
+        return self.decoder.member(0)(tf.concat([observation, latent], axis=-1))
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """Pre-tanh actions [samples, B, A] of prior latents clipped to +-latent_clip."""
+        shape = tf.concat([[samples], tf.shape(observation)[:-1], [self._latent_size]], axis=0)
+        noise = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
+        latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
+        tiled = tf.broadcast_to(observation, tf.concat([[samples], tf.shape(observation)], axis=0))
+        return self.decode(tiled, tf.ensure_shape(latent, [None, None, self._latent_size]))

@@ -8,7 +8,13 @@ import gin
 from absl import logging
 
 # every module that registers something a gin file may name
+import brac_plus_tf.agents.bc
+import brac_plus_tf.agents.bcq
+import brac_plus_tf.agents.bear
+import brac_plus_tf.agents.brac
 import brac_plus_tf.agents.brac_plus
+import brac_plus_tf.agents.cql
+import brac_plus_tf.agents.sac
 import brac_plus_tf.datasets
 import brac_plus_tf.environments
 import brac_plus_tf.trainer  # noqa: F401

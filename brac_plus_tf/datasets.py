@@ -274,7 +274,7 @@ def _rescale(
     rescale_rewards: bool,
 ) -> tuple[Transition, Scaling]:
     """Rescales the arrays in place, as Scaling's formulas say, and returns them with the scaling."""
-    observation, action, reward, _, next_observation = transitions
+    observation, action, reward, _, next_observation, next_action = transitions
     size = observation.shape[1]
     scaling = Scaling(np.zeros(size, np.float32), np.ones(size, np.float32), action_center, action_half_range)
     if normalize_observations:
@@ -292,8 +292,9 @@ def _rescale(
         scaling = dataclasses.replace(scaling, reward_min=float(low), reward_max=float(high))
         reward -= low
         reward /= high - low
-    action -= action_center
-    action /= action_half_range
-    # Bounds hold up to a tolerance; what follows may count on [-1, 1].
-    np.clip(action, -1.0, 1.0, out=action)
+    for array in (action, next_action):
+        array -= action_center
+        array /= action_half_range
+        # Bounds hold up to a tolerance; what follows may count on [-1, 1].
+        np.clip(array, -1.0, 1.0, out=array)
     return transitions, scaling

@@ -12,7 +12,7 @@ from typing import Protocol
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.behavior import ConditionalVAE
+from brac_plus_tf.behavior import BehaviorModel, ConditionalVAE
 from brac_plus_tf.distributions import Distribution, draw_gaussian, gaussian_to_mixture_kl_bound
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import Metrics, check_shapes
@@ -81,7 +81,7 @@ class SampledKL:
         self,
         policy: Distribution,
         pre_tanh_action: tf.Tensor,
-        behavior: ConditionalVAE,
+        behavior: BehaviorModel,
         observation: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:
@@ -106,21 +106,30 @@ def gaussian_kernel(difference: tf.Tensor, sigma: float) -> tf.Tensor:
     return tf.exp(-tf.reduce_sum(tf.square(difference), axis=-1) / (2.0 * sigma))
 
 
-def maximum_mean_discrepancy(x: tf.Tensor, y: tf.Tensor, kernel: Kernel, sigma: float) -> tf.Tensor:
-    """sqrt(max(mean k(x,x') + mean k(y,y') - 2 mean k(x,y), 0) + 1e-6) (Eq. 5), the diagonal included.
+@gin.register
+def squared_discrepancy(x: tf.Tensor, y: tf.Tensor, kernel: Kernel, sigma: float) -> tf.Tensor:
+    """mean k(x,x') + mean k(y,y') - 2 mean k(x,y), the diagonal included: Google's BRAC takes it as it is.
 
     Args:
       x, y: samples [N, B, A].
     Returns:
-      [B], dimensionless. The 1e-6 keeps the square root's gradient finite at equal samples, as BEAR does.
+      [B], dimensionless.
     """
     check_shapes((x, "NBA"), (y, "MBA"))
 
     def mean_kernel(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(kernel(first[:, None] - second[None, :], sigma), axis=(0, 1))
 
-    squared = mean_kernel(x, x) + mean_kernel(y, y) - 2.0 * mean_kernel(x, y)
-    return tf.sqrt(tf.maximum(squared, 0.0) + 1e-6)
+    return mean_kernel(x, x) + mean_kernel(y, y) - 2.0 * mean_kernel(x, y)
+
+
+@gin.register
+def maximum_mean_discrepancy(x: tf.Tensor, y: tf.Tensor, kernel: Kernel, sigma: float) -> tf.Tensor:
+    """sqrt(max(MMD^2, 0) + 1e-6) (Eq. 5) of samples [N, B, A], per state [B], dimensionless.
+
+    The 1e-6 keeps the square root's gradient finite at equal samples, as BEAR does.
+    """
+    return tf.sqrt(tf.maximum(squared_discrepancy(x, y, kernel, sigma), 0.0) + 1e-6)
 
 
 @gin.register
@@ -129,7 +138,7 @@ class MMD:
     """Kernel maximum mean discrepancy between policy and behaviour samples (Eq. 5; Adroit, ablation of Fig. 2a).
 
     samples: N of each. sigma: kernel width. latent_clip: prior latents are clipped to +-this and the decoder's mean
-    taken, as BEAR and BCQ do. squashed: compare tanh(u) instead of u.
+    taken, as BEAR and BCQ do. squashed: compare tanh(u) instead of u. measure: the discrepancy or its square.
     """
 
     samples: int = 10
@@ -137,21 +146,43 @@ class MMD:
     kernel: Kernel = laplacian_kernel
     latent_clip: float = 0.5
     squashed: bool = False
+    measure: Callable[[tf.Tensor, tf.Tensor, Kernel, float], tf.Tensor] = maximum_mean_discrepancy
 
     def __call__(
         self,
         policy: Distribution,
         pre_tanh_action: tf.Tensor,
-        behavior: ConditionalVAE,
+        behavior: BehaviorModel,
         observation: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
         x = draw_gaussian(policy, fold(seed, Purpose.POLICY_SAMPLES), self.samples)
-        y = behavior.prior_decoder(observation, self.samples, self.latent_clip, seed).mean()
+        y = behavior.draws(observation, self.samples, self.latent_clip, seed)
         if self.squashed:
             x, y = tf.tanh(x), tf.tanh(y)
-        return maximum_mean_discrepancy(x, y, self.kernel, self.sigma)
+        return self.measure(x, y, self.kernel, self.sigma)
+
+
+@gin.register
+def dual_kl(policy_value: tf.Tensor, behavior_value: tf.Tensor) -> tf.Tensor:
+    """A lower bound on KL(pi || pi_b) from a critic c of actions, per state [B], nats; tight at the best c.
+
+        D(s) = log g(c(s, a_p)) - g(c(s, a_b)) + 1,  g = softplus,  a_p ~ pi, a_b ~ pi_b
+
+    Args:
+      policy_value: c(s, a_p) [B]. behavior_value: c(s, a_b) [B].
+    Reference: Nowozin et al. (2016), as in Google's BRAC; one pair per state, so single values may be negative.
+    """
+    check_shapes((policy_value, "B"), (behavior_value, "B"))
+    return tf.math.log(tf.nn.softplus(policy_value) + 1e-8) - tf.nn.softplus(behavior_value) + 1.0
+
+
+@gin.register
+def dual_wasserstein(policy_value: tf.Tensor, behavior_value: tf.Tensor) -> tf.Tensor:
+    """c(s, a_p) - c(s, a_b), per state [B]: at the best 1-Lipschitz c the Wasserstein-1 distance, in action units."""
+    check_shapes((policy_value, "B"), (behavior_value, "B"))
+    return policy_value - behavior_value
 
 
 def divergence_metrics(divergence: tf.Tensor, threshold: tf.Tensor) -> Metrics:

@@ -101,16 +101,18 @@ def check_lengths(path: str, episodes: Episodes, horizon: int) -> None:
 def to_transitions(rows: Rows, cuts: np.ndarray) -> Transition:
     """Transitions of one file in the file's units: float32 arrays of M <= N rows; `cuts` as from cut_rows."""
     discount = 1.0 - rows.terminals.astype(np.float32)
+    ends = rows.terminals | cuts
+    ends[-1] = True
+    following = np.where(ends, 0, 1) + np.arange(len(ends))
     if rows.next_observations is not None:
-        return Transition(rows.observations, rows.actions, rows.rewards, discount, rows.next_observations)
-    usable = ~cuts
-    usable[-1] = rows.terminals[-1]
-    kept = np.flatnonzero(usable)
-    successor = np.where(rows.terminals[kept], kept, kept + 1)
+        next_actions = rows.actions[following]
+        return Transition(rows.observations, rows.actions, rows.rewards, discount, rows.next_observations, next_actions)
+    kept = np.flatnonzero(~ends | rows.terminals)
     return Transition(
         rows.observations[kept],
         rows.actions[kept],
         rows.rewards[kept],
         discount[kept],
-        rows.observations[successor],
+        rows.observations[following[kept]],
+        rows.actions[following[kept]],
     )

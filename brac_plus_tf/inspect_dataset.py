@@ -74,7 +74,7 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
 
 def count_repeated(dataset: OfflineDataset) -> int:
     """Transitions whose observation, action and reward all equal, bit for bit, those of an earlier one."""
-    observation, action, reward, _, _ = dataset.transitions
+    observation, action, reward, *_ = dataset.transitions
     rows = np.concatenate((observation, action, reward[:, None]), axis=1)
     as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
     return len(rows) - len(np.unique(as_bytes))

@@ -21,3 +21,21 @@ def constrained_policy_loss(value: tf.Tensor, multiplier: tf.Tensor, divergence:
     """-Q(s,a) + stopgrad(alpha(s)) D(s), per state [B] (the negative of Eq. 8)."""
     check_shapes((value, "B"), (multiplier, "B"), (divergence, "B"))
     return -value + tf.stop_gradient(multiplier) * divergence
+
+
+def soft_policy_loss(value: tf.Tensor, log_prob: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+    """temperature log pi(a|s) - Q(s,a), per state [B] (SAC; its expectation is KL to the Boltzmann policy)."""
+    check_shapes((value, "B"), (log_prob, "B"))
+    return tf.stop_gradient(temperature) * log_prob - value
+
+
+def regularized_policy_loss(
+    value: tf.Tensor,
+    multiplier: tf.Tensor,
+    divergence: tf.Tensor,
+    entropy_multiplier: tf.Tensor,
+    log_prob: tf.Tensor,
+) -> tf.Tensor:
+    """-Q(s,a) + alpha D(s) + beta log pi(a|s), per state [B] (BRAC); alpha and beta are scalars without gradient."""
+    check_shapes((value, "B"), (divergence, "B"), (log_prob, "B"))
+    return tf.stop_gradient(multiplier) * divergence + tf.stop_gradient(entropy_multiplier) * log_prob - value

@@ -8,7 +8,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, split_gaussian
-from brac_plus_tf.lagrange import DualLoss, softplus_inverse, straight_through
+from brac_plus_tf.lagrange import DualLoss, StraightThrough, softplus_inverse
 from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.types import Dimensions
 
@@ -101,6 +101,7 @@ class Critic:
 
     learning_rate: Adam's. gamma: discount. tau: share of the critic that its target takes over per step.
     target_samples: next actions drawn per state for the target; the best of them counts.
+    minimum_weight: a target's value is this share of min_j Q'_j and the rest of max_j Q'_j (BEAR and BCQ: 0.75).
     """
 
     hidden_sizes: tuple[int, ...] = (256, 256)
@@ -109,6 +110,7 @@ class Critic:
     gamma: float = 0.99
     tau: float = 1e-3
     target_samples: int = 1
+    minimum_weight: float = 1.0
 
     def build(self, dimensions: Dimensions, seed: int, name: str = "critic") -> "CriticNetwork":
         return CriticNetwork(self, dimensions, seed, name)
@@ -120,6 +122,7 @@ class CriticNetwork(EnsembleMLP):
     def __init__(self, shape: Critic, dimensions: Dimensions, seed: int, name: str) -> None:
         size = dimensions.observation + dimensions.action
         super().__init__(shape.members, size, shape.hidden_sizes, 1, seed, name)
+        self._minimum_weight = shape.minimum_weight
 
     def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
         inputs = tf.concat([observation, action], axis=-1)
@@ -128,6 +131,12 @@ class CriticNetwork(EnsembleMLP):
     def minimum(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
         """min_j Q_j(s, a), the clipped double Q of Eq. 14."""
         return tf.reduce_min(self(observation, action), axis=0)
+
+    def pessimistic(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        """minimum_weight min_j Q_j(s, a) + (1 - minimum_weight) max_j Q_j(s, a)."""
+        values, weight = self(observation, action), self._minimum_weight
+        smallest = tf.reduce_min(values, axis=0)
+        return smallest if weight == 1.0 else weight * smallest + (1.0 - weight) * tf.reduce_max(values, axis=0)
 
 
 @gin.register
@@ -141,7 +150,7 @@ class StateMultiplier:
     hidden_sizes: tuple[int, ...] = (256, 256)
     learning_rate: float = 1e-5
     initial_value: float = 10.0
-    dual_loss: DualLoss = straight_through
+    dual_loss: DualLoss = StraightThrough()
 
     def build(self, dimensions: Dimensions, seed: int) -> "MultiplierNetwork":
         return MultiplierNetwork(self.hidden_sizes, self.initial_value, dimensions, seed)
@@ -158,7 +167,7 @@ class GlobalMultiplier:
 
     learning_rate: float = 1e-3
     initial_value: float = 10.0
-    dual_loss: DualLoss = straight_through
+    dual_loss: DualLoss = StraightThrough()
 
     def build(self, dimensions: Dimensions, seed: int) -> "ScalarMultiplier":
         del dimensions, seed

@@ -69,6 +69,28 @@ def action_gradient_penalty(
     return size(tape.gradient(total, action)) * tf.stop_gradient(mask_weight)
 
 
+def lipschitz_penalty(
+    value: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    observation: tf.Tensor,
+    first: tf.Tensor,
+    second: tf.Tensor,
+    share: tf.Tensor,
+) -> tf.Tensor:
+    """max(||grad_a c(s, a)||_2 - 1, 0)^2, per state [B], at a = first + share (second - first): one-sided.
+
+    Differentiable with respect to the weights of c only.
+
+    Args:
+      value: (observation [B, O], action [B, A]) -> c [B]. first, second: actions [B, A]. share: [B] in [0, 1].
+    Reference: Gulrajani et al. (2017), with respect to the action alone as in Google's BRAC.
+    """
+    check_shapes((observation, "BO"), (first, "BA"), (second, "BA"), (share, "B"))
+    action = first + share[:, None] * (second - first)
+    ones = tf.ones_like(share)
+    norm = action_gradient_penalty(value, observation, action, ones, smooth_norm)
+    return tf.square(tf.maximum(norm - 1.0, 0.0))
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class GradientPenalty:

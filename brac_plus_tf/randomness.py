@@ -27,6 +27,8 @@ class Purpose(enum.IntEnum):
     MEASURED_STATES = 11
     BEHAVIOR_BATCH = 12
     BEHAVIOR_UPDATE = 13
+    INTERPOLATION = 14
+    UNIFORM_ACTION = 15
 
 
 def base_seed(seed: int) -> tf.Tensor:
@@ -49,6 +51,15 @@ def standard_normal(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor) -> tf.Ten
     """
     integers = tf.random.stateless_uniform(shape, seed, -(2**22), 2**22, tf.int32, alg="philox")
     return math.sqrt(2.0) * tf.math.erfinv((2.0 * tf.cast(integers, tf.float32) + 1.0) * 2.0**-23)
+
+
+def uniform(shape: Sequence[int] | tf.Tensor, seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
+    """Draws from the uniform distribution on (low, high), float32, for the same reason made of integers.
+
+    low + (high - low) (2 k + 1) / 2^24, k uniform over the integers of [0, 2^23).
+    """
+    integers = tf.random.stateless_uniform(shape, seed, 0, 2**23, tf.int32, alg="philox")
+    return low + (high - low) * (2.0 * tf.cast(integers, tf.float32) + 1.0) * 2.0**-24
 
 
 def initializer_seed(seed: int, name: str) -> int:

@@ -27,6 +27,7 @@ class Transition(NamedTuple):
 
     observation [.., O] and next_observation [.., O] in the units the networks see, action [.., A] in [-1, 1],
     reward [..] after rescaling, discount [..]: 0 at a true terminal, 1 elsewhere (a timeout is not a terminal).
+    next_action [.., A]: what the data did next; where an episode ended or was cut it repeats `action`.
     """
 
     observation: tf.Tensor | np.ndarray
@@ -34,6 +35,7 @@ class Transition(NamedTuple):
     reward: tf.Tensor | np.ndarray
     discount: tf.Tensor | np.ndarray
     next_observation: tf.Tensor | np.ndarray
+    next_action: tf.Tensor | np.ndarray
 
 
 Metrics = dict[str, tf.Tensor]

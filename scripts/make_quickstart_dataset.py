@@ -96,6 +96,7 @@ def batch_of(rows: Rows, filled: int, seed: int) -> Transition:
         *(tf.constant(rows[key][picked]) for key in ("observations", "actions", "rewards")),
         discount=tf.constant(1.0 - rows["terminals"][picked].astype(np.float32)),
         next_observation=tf.constant(rows["next_observations"][picked]),
+        next_action=tf.constant(rows["actions"][picked]),  # SAC asks for none
     )
 
 

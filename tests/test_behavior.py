@@ -5,9 +5,17 @@ from fakes import LinearGaussian, assert_mean, gaussian_kl, random_behavior, see
 from scipy import stats
 from scipy.special import logsumexp
 
-from brac_plus_tf.behavior import ConditionalVAE, VAEEnsemble, all_members, draw_one_member
+from brac_plus_tf.behavior import (
+    ActionAutoEncoder,
+    ConditionalVAE,
+    GaussianBehavior,
+    VAEEnsemble,
+    all_members,
+    draw_one_member,
+)
 from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
 from brac_plus_tf.types import Dimensions
+from brac_plus_tf.updates import build_adam, gradient_step
 
 B, K, Z = 5, 4, 2
 DIMENSIONS = Dimensions(observation=6, action=3)
@@ -210,3 +218,79 @@ def test_negative_elbo_trains_encoder_and_decoder_of_its_member_only():
         gradient = tf.convert_to_tensor(gradient).numpy()
         assert np.all(gradient[[0, 2]] == 0.0)
         assert np.any(gradient[1] != 0.0)
+
+
+# A Gaussian in the model's place ------------------------------------------------------------------------------------
+
+
+def test_gaussian_behavior_is_scipys_density_and_draws_from_it():
+    mean, std = np.array([0.5, -1.0, 0.0]), np.array([0.4, 1.0, 2.0])
+    model = GaussianBehavior(lambda o: diagonal_gaussian(tf.ones([o.shape[0], 1]) * mean, tf.ones([3]) * std))
+    u = normal(B, 3, seed=1)
+    expected = stats.norm.logpdf(u.numpy(), mean, std).sum(axis=1)
+    np.testing.assert_allclose(model.log_prob(normal(B, 6), u, 99, SEED), expected, rtol=1e-5)
+    draws = model.draws(normal(B, 6), 4000, 0.0, SEED).numpy()
+    assert draws.shape == (4000, B, 3)
+    assert_mean(draws, mean)
+    assert_mean((draws - mean) ** 2, std**2)
+
+
+# The auto-encoder of BCQ and BEAR -----------------------------------------------------------------------------------
+
+
+def linear_auto_encoder(encoder_kernel, encoder_bias, decoder_kernel, decoder_bias):
+    """Hidden layers left out: q(z|s,a) and the decoder are affine. O = 2, A = 2, Z = 3."""
+    network = ActionAutoEncoder(hidden_sizes=(), latent_size=3).build(Dimensions(2, 2), 0)
+    for part, kernel, bias in (
+        (network.encoder, encoder_kernel, encoder_bias),
+        (network.decoder, decoder_kernel, decoder_bias),
+    ):
+        part.set_weights([np.asarray(kernel, np.float32)[None], np.asarray(bias, np.float32)[None]])
+    return network
+
+
+def test_auto_encoder_loss_by_hand():
+    # the latent is ignored by the decoder, which says tanh(o0) and tanh(0): squared errors by hand, KL by the textbook
+    mean, log_std = np.array([1.0, 0.0, -2.0]), np.array([0.0, -1.0, 0.5])
+    decoder = np.zeros([5, 2])
+    decoder[0, 0] = 1.0
+    network = linear_auto_encoder(np.zeros([4, 6]), np.concatenate([mean, log_std]), decoder, np.zeros(2))
+    observation, action = np.array([[0.5, 9.0], [-1.0, 9.0]]), np.array([[0.1, 0.8], [-0.9, 0.0]])
+    error = ((action - np.stack([np.tanh(observation[:, 0]), [0.0, 0.0]], axis=1)) ** 2).mean(axis=1)
+    kl = gaussian_kl(mean, np.exp(log_std), 0.0, 1.0) / 3
+    loss = network.loss(tf.constant(observation, tf.float32), tf.constant(action, tf.float32), SEED)
+    np.testing.assert_allclose(loss, error + 0.5 * kl, rtol=1e-5)
+
+
+def test_auto_encoder_cuts_log_deviations_off():
+    network = linear_auto_encoder(np.zeros([4, 6]), [0, 0, 0, -9.0, 1.0, 99.0], np.zeros([5, 2]), np.zeros(2))
+    deviation = network.posterior(tf.zeros([1, 2]), tf.zeros([1, 2])).stddev()
+    np.testing.assert_allclose(deviation, np.exp([[-4.0, 1.0, 15.0]]), rtol=1e-5)
+
+
+def test_auto_encoder_draws_decode_clipped_prior_latents():
+    # u = (z0, 10 z1): half the mass of a clipped normal sits at the clip, P(|z| > 0.6745) = 1/2
+    decoder = np.zeros([5, 2])
+    decoder[2, 0], decoder[3, 1] = 1.0, 10.0
+    network = linear_auto_encoder(np.zeros([4, 6]), np.zeros(6), decoder, np.zeros(2))
+    draws = network.draws(tf.zeros([B, 2]), 2000, 0.6745, SEED).numpy()
+    assert draws.shape == (2000, B, 2)
+    assert np.abs(draws[..., 0]).max() == np.float32(0.6745)
+    assert_mean(np.abs(draws[..., 0]).reshape(-1) == np.float32(0.6745), 0.5)
+    np.testing.assert_allclose(np.abs(draws[..., 1]).max(), 6.745, rtol=1e-6)
+
+
+def test_auto_encoder_learns_to_reproduce_actions():
+    """Actions that depend on the state alone: the error of the best constant is 0.04, of the state's own action 0."""
+    network = ActionAutoEncoder(hidden_sizes=(32,), learning_rate=1e-2).build(Dimensions(1, 1), 0)
+    observation = tf.constant(np.linspace(-1.0, 1.0, 64)[:, None], tf.float32)
+    action = 0.2 * tf.sign(observation)
+    optimizer = build_adam(1e-2, network.trainable_variables)
+
+    @tf.function
+    def step(seed):
+        loss = lambda: (tf.reduce_mean(network.loss(observation, action, seed)), {})  # noqa: E731
+        return gradient_step(loss, network.trainable_variables, optimizer)[0]
+
+    losses = [float(step(tf.constant([0, index], tf.int32))) for index in range(400)]
+    assert losses[-1] < 0.01 < 0.03 < losses[0]

@@ -5,15 +5,18 @@ from fakes import LinearGaussian, assert_mean, central_difference, gaussian_kl, 
 from scipy import stats
 from scipy.special import logsumexp
 
-from brac_plus_tf.behavior import ConditionalVAE
+from brac_plus_tf.behavior import ConditionalVAE, GaussianBehavior
 from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
 from brac_plus_tf.divergences import (
     MMD,
     KLUpperBound,
     SampledKL,
+    dual_kl,
+    dual_wasserstein,
     gaussian_kernel,
     laplacian_kernel,
     maximum_mean_discrepancy,
+    squared_discrepancy,
 )
 from brac_plus_tf.networks import Actor
 from brac_plus_tf.types import Dimensions
@@ -212,6 +215,48 @@ def test_sampled_kl_of_a_linear_gaussian_integrates_the_latent_out():
     assert_mean(per_draw(estimate), gaussian_kl(MEAN, STD, linear.offset, linear.marginal_std))
 
 
+def test_sampled_kl_to_a_gaussian_behavior_is_the_textbook_kl():
+    other_mean, other_std = np.array([0.3, -0.2]), np.array([0.9, 0.5])
+    behavior = GaussianBehavior(
+        lambda o: diagonal_gaussian(tf.ones([o.shape[0], 1]) * other_mean, tf.ones([A]) * other_std)
+    )
+    policy, action, observation = repeated_policy(4000)
+    values = SampledKL(samples=2)(policy, action, behavior, observation, SEED)
+    assert_mean(per_draw(values), gaussian_kl(MEAN, STD, other_mean, other_std))
+
+
+# Dual forms -----------------------------------------------------------------------------------------------------
+
+
+def test_dual_forms_by_hand():
+    policy_value, behavior_value = tf.constant([0.0, 3.0]), tf.constant([1.0, -2.0])
+    softplus = np.logaddexp(0.0, [[0.0, 3.0], [1.0, -2.0]])
+    np.testing.assert_allclose(
+        dual_kl(policy_value, behavior_value), np.log(softplus[0]) - softplus[1] + 1.0, rtol=1e-6
+    )
+    np.testing.assert_array_equal(dual_wasserstein(policy_value, behavior_value), [-1.0, 5.0])
+
+
+def test_dual_kl_is_the_kl_at_its_best_critic_and_below_it_elsewhere():
+    """E_pi[log g] - E_b[g] + 1 <= KL(pi || b), with equality at g = pi / b; integrals over a grid."""
+    grid = np.linspace(-8.0, 8.0, 4001)
+    policy, behavior = stats.norm.pdf(grid, 0.5, 0.7), stats.norm.pdf(grid, 0.0, 1.0)
+    expected = gaussian_kl([0.5], [0.7], [0.0], [1.0])
+    best = np.log(np.expm1(policy / behavior + 1e-6))  # softplus^-1 of the ratio
+
+    def integrated(critic):
+        at_policy, at_behavior = (
+            (tf.constant(critic, tf.float32), tf.zeros(grid.shape)),
+            tf.constant(critic, tf.float32),
+        )
+        first = dual_kl(*at_policy) + np.log(2.0)  # with the other term at softplus(0) = log 2
+        second = dual_kl(tf.zeros(grid.shape), at_behavior) - np.log(np.log(2.0)) - 1.0
+        return np.trapezoid(policy * (first.numpy() - 1.0) + behavior * second.numpy(), grid) + 1.0
+
+    assert integrated(best) == pytest.approx(expected, abs=2e-3)
+    assert all(integrated(best + shift) < expected - 0.01 for shift in (1.0, -1.0, 2.0 * np.sin(grid)))
+
+
 # Maximum mean discrepancy ---------------------------------------------------------------------------------------
 
 
@@ -236,6 +281,18 @@ def test_mmd_of_two_against_two_points_by_hand(kernel, far, near):
     np.testing.assert_allclose(maximum_mean_discrepancy(x, y, kernel, 0.5), [expected], rtol=1e-5)
     plane = [tf.concat([points, 0.0 * points], axis=-1) for points in (x, y)]  # the same line in a plane
     np.testing.assert_allclose(maximum_mean_discrepancy(*plane, kernel, 0.5), [expected], rtol=1e-5)
+
+
+def test_squared_discrepancy_is_the_square_without_floor():
+    # x = {0}, y = {d}: 2 - 2 exp(-d / (2 sigma))
+    y = tf.constant([[[0.0], [1.0], [3.0]]])
+    values = squared_discrepancy(tf.zeros([1, 3, 1]), y, laplacian_kernel, 10.0)
+    np.testing.assert_allclose(values, 2.0 - 2.0 * np.exp([0.0, -0.05, -0.15]), rtol=1e-5, atol=1e-7)
+    policy, action, observation = repeated_policy(1, std=np.full([B, A], 1e-6))
+    behavior = GaussianBehavior(lambda o: diagonal_gaussian(tf.zeros([o.shape[0], A]), tf.fill([o.shape[0], A], 1e-6)))
+    divergence = MMD(samples=3, sigma=10.0, squashed=True, measure=squared_discrepancy)
+    expected = 2.0 - 2.0 * np.exp(-np.abs(np.tanh(MEAN)).sum(axis=1) / 20.0)
+    np.testing.assert_allclose(divergence(policy, action, behavior, observation, SEED), expected, rtol=1e-3)
 
 
 def test_mmd_treats_states_apart_and_sets_of_different_size():

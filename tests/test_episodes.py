@@ -22,7 +22,7 @@ def make_rows(terminals, timeouts=None, stored=False) -> Rows:
 
 def listed(rows: Rows, horizon=None) -> list[tuple[int, float, int]]:
     """(row, discount, next observation) of every transition, having checked that action and reward belong to row."""
-    observation, action, reward, discount, following = to_transitions(rows, cut_rows(rows, horizon))
+    observation, action, reward, discount, following, _ = to_transitions(rows, cut_rows(rows, horizon))
     kept = observation[:, 0].astype(int)
     np.testing.assert_array_equal(action, np.stack([kept, 10 * kept], axis=1))
     np.testing.assert_array_equal(reward, [2 ** int(i) % 97 for i in kept])
@@ -49,6 +49,14 @@ def test_transitions_without_stored_next_observations():
 def test_transitions_with_stored_next_observations():
     expected = [(row, 0.0 if TERMINALS[row] else 1.0, row + 1000) for row in range(9)]
     assert listed(make_rows(TERMINALS, TIMEOUTS_, stored=True)) == expected
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_next_action_is_the_following_rows_within_the_episode_and_the_own_at_its_end(stored):
+    transitions = to_transitions(*(lambda rows: (rows, cut_rows(rows, None)))(make_rows(TERMINALS, TIMEOUTS_, stored)))
+    #           row 0  1  2  3  4  5  6  7  8; rows 4 and 8 are transitions only if next observations are stored
+    expected = [1, 2, 2, 4, 4, 5, 7, 8, 8] if stored else [1, 2, 2, 4, 5, 7, 8]
+    np.testing.assert_array_equal(transitions.next_action, np.outer(expected, [1, 10]))
 
 
 def test_last_row_that_is_terminal_yields_a_transition():

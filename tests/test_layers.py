@@ -17,7 +17,9 @@ LAYERS = (
     ("networks", "episodes", "environments"),
     ("behavior", "datasets"),
     ("divergences", "penalties", "losses"),
-    ("agents", "agents.base", "agents.actor_critic"),
+    ("agents", "agents.base"),
+    ("agents.actor_critic",),
+    ("agents.cloning",),
     (ALGORITHM,),
     ("checkpoints", "evaluation", "saved_policy"),
     ("run_record", "stage_cache"),
@@ -73,7 +75,8 @@ def imports(path: pathlib.Path, name: str, known: set[str], package: str) -> set
 
 
 def layer_of(name: str) -> int | None:
-    if name.startswith("agents.") and name not in ("agents.base", "agents.actor_critic"):
+    shared = ("agents.base", "agents.actor_critic", "agents.cloning")
+    if name.startswith("agents.") and name not in shared:
         name = ALGORITHM
     return next((index for index, layer in enumerate(LAYERS) if name in layer), None)
 

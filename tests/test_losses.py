@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.losses import constrained_policy_loss, squared_td_error, td_target
+from brac_plus_tf.losses import (
+    constrained_policy_loss,
+    regularized_policy_loss,
+    soft_policy_loss,
+    squared_td_error,
+    td_target,
+)
 
 
 def test_td_target_by_hand_and_a_terminal_drops_the_next_value():
@@ -48,3 +54,27 @@ def test_a_column_in_place_of_a_vector_is_refused():
     ):
         with pytest.raises(ValueError, match="argument"):
             call()
+
+
+def test_soft_policy_loss_by_hand_with_no_gradient_to_the_temperature():
+    value, log_prob, temperature = tf.constant([1.0, -2.0]), tf.constant([-3.0, 4.0]), tf.constant(0.5)
+    with tf.GradientTape() as tape:
+        tape.watch([value, log_prob, temperature])
+        loss = soft_policy_loss(value, log_prob, temperature)
+    np.testing.assert_array_equal(loss, [-1.5 - 1.0, 2.0 + 2.0])
+    to_value, to_log_prob, to_temperature = tape.gradient(loss, [value, log_prob, temperature])
+    np.testing.assert_array_equal(to_value, [-1.0, -1.0])
+    np.testing.assert_array_equal(to_log_prob, [0.5, 0.5])
+    assert to_temperature is None
+
+
+def test_regularized_policy_loss_by_hand_with_no_gradient_to_its_weights():
+    value, divergence, log_prob = tf.constant([1.0, -2.0]), tf.constant([4.0, 0.5]), tf.constant([-3.0, 2.0])
+    weights = [tf.constant(10.0), tf.constant(0.25)]
+    with tf.GradientTape() as tape:
+        tape.watch([divergence, *weights])
+        loss = regularized_policy_loss(value, weights[0], divergence, weights[1], log_prob)
+    np.testing.assert_array_equal(loss, [40.0 - 0.75 - 1.0, 5.0 + 0.5 + 2.0])
+    to_divergence, *to_weights = tape.gradient(loss, [divergence, *weights])
+    np.testing.assert_array_equal(to_divergence, [10.0, 10.0])
+    assert to_weights == [None, None]

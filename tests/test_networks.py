@@ -119,6 +119,15 @@ def test_minimum_of_two_hand_weighted_critics():
     np.testing.assert_array_equal(critic.minimum(observation, action), [1.5, 1.0])
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(1.0, [1.5, 1.0]), (0.75, [2.0, 1.875]), (0.0, [3.5, 4.5])])
+def test_pessimistic_value_mixes_minimum_and_maximum(weight, expected):
+    critic = Critic(hidden_sizes=(), minimum_weight=weight).build(Dimensions(3, 2), 0)
+    critic.set_weights(linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 3.0]).get_weights())
+    observation = np.array([[9.0, 1.0, 9.0], [9.0, 5.0, 9.0]], np.float32)
+    action = np.array([[0.5, 0.25], [-0.5, -1.0]], np.float32)  # values (1.5, 3.5) and (4.5, 1)
+    np.testing.assert_array_equal(critic.pessimistic(observation, action), expected)
+
+
 def test_target_critic_of_equal_seed_and_name_starts_as_an_exact_copy():
     first, second = (Critic(hidden_sizes=(8,)).build(DIMENSIONS, 4) for _ in range(2))
     for weight, copy in zip(first.get_weights(), second.get_weights(), strict=True):

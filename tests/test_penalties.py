@@ -10,6 +10,7 @@ from brac_plus_tf.penalties import (
     NoPenalty,
     action_gradient_penalty,
     heaviside,
+    lipschitz_penalty,
     normalized_softplus,
     sigmoid,
     smooth_norm,
@@ -46,6 +47,27 @@ def test_penalty_of_the_smaller_of_two_linear_critics():
     np.testing.assert_allclose(penalty, [25.0, 12.5, 1.0, 0.0], rtol=1e-6)
     penalty = action_gradient_penalty(critic.minimum, OBSERVATION, ACTION, mask, smooth_norm)
     np.testing.assert_allclose(penalty, [5.0, 2.5, 1.0, 0.0], rtol=1e-6)
+
+
+def test_lipschitz_penalty_is_one_sided_and_measured_in_between():
+    # c = |a|^2: gradient 2 a at a = first + share (second - first)
+    first, second = tf.constant([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), tf.constant([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]])
+    share = tf.constant([1.0, 0.5, 0.75])  # at (3, 4), (1, 1) and (0, 1/4): norms 10, sqrt 8 and 1/2
+    penalty = lipschitz_penalty(
+        lambda o, a: tf.reduce_sum(tf.square(a), axis=1) + o[:, 0], OBSERVATION[:3], first, second, share
+    )
+    np.testing.assert_allclose(penalty, [81.0, (np.sqrt(8.0) - 1.0) ** 2, 0.0], rtol=1e-5)
+
+
+def test_lipschitz_penalty_teaches_the_critic_and_not_the_actions():
+    weight, actions = tf.Variable(3.0), [tf.ones([3, 1]), tf.zeros([3, 1])]
+    with tf.GradientTape() as tape:
+        tape.watch(actions)
+        penalty = lipschitz_penalty(lambda o, a: weight * a[:, 0], tf.zeros([3, 2]), *actions, tf.fill([3], 0.5))
+        total = tf.reduce_sum(penalty)
+    to_weight, *to_actions = tape.gradient(total, [weight, *actions])
+    assert float(to_weight) == pytest.approx(3 * 2 * (3.0 - 1.0), rel=1e-5)  # d/dw of 3 (w - 1)^2
+    assert to_actions == [None, None]
 
 
 def test_penalty_of_a_quadratic_critic():

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from brac_plus_tf.randomness import Purpose, base_seed, fold, initializer_seed, standard_normal
+from brac_plus_tf.randomness import Purpose, base_seed, fold, initializer_seed, standard_normal, uniform
 
 
 def listed(seed: tf.Tensor) -> tuple[int, ...]:
@@ -72,10 +72,21 @@ def test_the_outermost_normals_are_finite_and_symmetric(monkeypatch):
     np.testing.assert_allclose(outermost, [-stats.norm.isf(2.0**-24), stats.norm.isf(2.0**-24)], rtol=1e-3)
 
 
+def test_uniform_draws_fill_their_range_alike_eagerly_and_compiled():
+    draws = [uniform([4, 5000], fold(base_seed(2), 1), -1.0, 3.0)]
+    for compiled in (False, True):
+        draws.append(
+            tf.function(lambda seed: uniform([4, 5000], seed, -1.0, 3.0), jit_compile=compiled)(fold(base_seed(2), 1))
+        )
+    np.testing.assert_allclose(draws[1], draws[0], atol=1e-6)
+    np.testing.assert_allclose(draws[2], draws[0], atol=1e-6)
+    assert stats.kstest(draws[0].numpy().ravel(), stats.uniform(-1.0, 4.0).cdf).pvalue > 1e-4
+
+
 def test_purposes_keep_their_numbers_because_they_are_part_of_a_run():
     numbered = "BATCH POLICY_ACTION TARGET_ACTION BEHAVIOR_MEMBER LATENT POLICY_SAMPLES BEHAVIOR_LATENT UPDATE EPOCH \
-        EVALUATION MEASURED_STATES BEHAVIOR_BATCH BEHAVIOR_UPDATE".split()
-    assert [Purpose[name].value for name in numbered] == list(range(1, 14))
+        EVALUATION MEASURED_STATES BEHAVIOR_BATCH BEHAVIOR_UPDATE INTERPOLATION UNIFORM_ACTION".split()
+    assert [Purpose[name].value for name in numbered] == list(range(1, 16))
 
 
 @pytest.mark.parametrize("other", [(4, "critic/0/1"), (3, "critic/1/0"), (3, "actor/0/1")])

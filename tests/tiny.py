@@ -110,12 +110,19 @@ def make_dataset(
         generator.uniform(size=rows),
         generator.uniform(size=rows) > 0.1,
         generator.normal(size=(rows, observation)),
+        generator.uniform(-0.9, 0.9, size=(rows, action)),
     )
     zeros, ones = np.zeros(action, np.float32), np.ones(action, np.float32)
     scaling = Scaling(np.zeros(observation, np.float32), np.ones(observation, np.float32), zeros, ones)
     transitions = Transition(*(np.asarray(column, np.float32) for column in columns))
     nothing = np.zeros(0)
     return OfflineDataset(transitions, scaling, sha256, (), (rows,), dimensions, nothing, nothing, nothing)
+
+
+def with_columns(dataset: OfflineDataset, **columns: np.ndarray) -> OfflineDataset:
+    """The dataset with some columns of its transitions given."""
+    given = {name: np.asarray(column, np.float32) for name, column in columns.items()}
+    return dataclasses.replace(dataset, transitions=dataset.transitions._replace(**given))
 
 
 # An agent ---------------------------------------------------------------------------------------------------------

@@ -1,19 +1,20 @@
-"""Pieces that actor-critic agents share: drawing from the policy, fitting critics, acting."""
+"""Pieces that actor-critic agents share: drawing from the policy, fitting critics, multipliers, acting."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import gin
 import tensorflow as tf
 
+from brac_plus_tf.agents.base import Policy, Stage, Update
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
 from brac_plus_tf.losses import squared_td_error, td_target
-from brac_plus_tf.networks import ActorNetwork, CriticNetwork
+from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Transition
-from brac_plus_tf.updates import gradient_step
+from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.updates import build_adam, gradient_step, soft_update
 
 
 class PolicyDraw(NamedTuple):
@@ -52,9 +53,9 @@ def mean_over_draws(values: tf.Tensor, samples: int) -> tf.Tensor:
 def next_state_value(
     actor: ActorNetwork, target_critic: CriticNetwork, next_observation: tf.Tensor, samples: int, seed: tf.Tensor
 ) -> tf.Tensor:
-    """max_n min_j Q'_j(s', a'_n) over `samples` actions a'_n ~ pi(.|s'), [B] (Eq. 14 for one sample)."""
+    """max_n of the critics' value at `samples` actions a'_n ~ pi(.|s'), [B] (Eq. 14 for one sample)."""
     draw = draw_policy(actor, next_observation, samples, fold(seed, Purpose.TARGET_ACTION))
-    values = target_critic.minimum(draw.observation, draw.action)
+    values = target_critic.pessimistic(draw.observation, draw.action)
     return tf.reduce_max(tf.reshape(values, [samples, -1]), axis=0)
 
 
@@ -99,3 +100,129 @@ class MaxQ:
         tiled = tf.broadcast_to(observation, tf.concat([[self.samples], tf.shape(observation)], axis=0))
         best = tf.argmax(critic.minimum(tiled, actions), axis=0)
         return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Multiplier:
+    """A scalar multiplier learned by Adam: it rises while its constraint is violated and falls while it is slack.
+
+    initial: its value at the start. learning_rate: Adam's; at 0 it stays fixed. minimum, maximum: its range.
+    logarithmic: what is stepped is its logarithm, along the derivative of multiplier * violation.
+    """
+
+    initial: float = 1.0
+    learning_rate: float = 1e-3
+    minimum: float = 0.0
+    maximum: float = 1e6
+    logarithmic: bool = False
+
+    def build(self) -> "LearnedMultiplier":
+        return LearnedMultiplier(self)
+
+
+class LearnedMultiplier:
+    """The state of a `Multiplier`."""
+
+    def __init__(self, rule: Multiplier) -> None:
+        self._to_value = tf.exp if rule.logarithmic else tf.identity
+        from_value = (lambda value: math.log(max(value, 1e-30))) if rule.logarithmic else float
+        self._range = from_value(rule.minimum), from_value(rule.maximum)
+        self._parameter = tf.Variable(from_value(rule.initial), trainable=True, dtype=tf.float32)
+        self._optimizer = build_adam(rule.learning_rate, [self._parameter])
+
+    def __call__(self) -> tf.Tensor:
+        """The multiplier, scalar; no gradient flows into it from a loss that holds it."""
+        return tf.stop_gradient(self._to_value(self._parameter))
+
+    def ascend(self, violation: tf.Tensor) -> None:
+        """One step up multiplier * violation, projected onto the range. violation: scalar, positive if violated."""
+        violation = tf.stop_gradient(violation)
+        gradient_step(lambda: (-self._to_value(self._parameter) * violation, {}), [self._parameter], self._optimizer)
+        self._parameter.assign(tf.clip_by_value(self._parameter, *self._range))
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [self._parameter, *self._optimizer.variables]
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The main stage of an actor-critic agent: `epochs` of `steps_per_epoch` gradient steps.
+
+    warm_start: steps before it in which the policy does not see the critic yet.
+    """
+
+    epochs: int = 500
+    steps_per_epoch: int = 1000
+    batch_size: int = 256
+    policy_learning_rate: float = 3e-4
+    warm_start: int = 0
+
+
+class ActorCritic:
+    """A policy, critics with their targets, and Adam for each: what the algorithms built on them have in common.
+
+    Subclasses write `update` and name what more they learn in `components`.
+    """
+
+    def __init__(
+        self, dimensions: Dimensions, seed: int, actor: Actor, critic: Critic, training: Training, max_q: MaxQ
+    ) -> None:
+        self.actor = actor.build(dimensions, seed)
+        self.critic = critic.build(dimensions, seed)
+        self.target_critic = critic.build(dimensions, seed)  # same seed and name: an exact copy
+        self.policy_optimizer = build_adam(training.policy_learning_rate, self.actor.trainable_variables)
+        self.critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
+        self._gamma, self._tau, self._target_samples = critic.gamma, critic.tau, critic.target_samples
+        self._training, self._max_q = training, max_q
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return {
+            "actor": self.actor.variables,
+            "policy_optimizer": self.policy_optimizer.variables,
+            "critic": self.critic.variables,
+            "target_critic": self.target_critic.variables,
+            "critic_optimizer": self.critic_optimizer.variables,
+        }
+
+    def policies(self) -> dict[str, Policy]:
+        """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
+        return {
+            "mean": Policy(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
+            "sample": Policy(
+                lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True
+            ),
+            "max_q": Policy(lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)),
+        }
+
+    def fit_critic(
+        self,
+        batch: Transition,
+        next_value: tf.Tensor,
+        penalty: Callable[[], tf.Tensor] = lambda: tf.zeros([1]),
+        penalty_weight: float | tf.Tensor = 0.0,
+    ) -> Metrics:
+        """One step of the critics; see the function `fit_critic`."""
+        optimizer, gamma = self.critic_optimizer, self._gamma
+        return fit_critic(self.critic, optimizer, batch, next_value, gamma, penalty, penalty_weight)
+
+    def next_value(self, batch: Transition, seed: tf.Tensor) -> tf.Tensor:
+        """The targets' value of the policy's own next action, the best of `Critic.target_samples`, [B]."""
+        return next_state_value(self.actor, self.target_critic, batch.next_observation, self._target_samples, seed)
+
+    def follow_targets(self) -> None:
+        """Target critics <- tau critics + (1 - tau) target critics."""
+        soft_update(self.critic.variables, self.target_critic.variables, self._tau)
+
+    def training_stages(self, warm_start: Update, update: Update, sample_shape: tuple[int, ...] = ()) -> list[Stage]:
+        """The warm start, if it has any steps, and the main stage, which is evaluated after its epochs."""
+        training = self._training
+        shape = (*sample_shape, training.batch_size)
+        epoch = training.steps_per_epoch
+        main = Stage("main", training.epochs * epoch, shape, update, epoch, evaluate=True)
+        if not training.warm_start:
+            return [main]
+        return [Stage("warm_start", training.warm_start, shape, warm_start, epoch), main]

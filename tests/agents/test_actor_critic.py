@@ -6,7 +6,14 @@ import tensorflow as tf
 from fakes import assert_mean, linear_actor, linear_critic, random_behavior
 from scipy import stats
 
-from brac_plus_tf.agents.actor_critic import MaxQ, draw_policy, fit_critic, mean_over_draws, next_state_value
+from brac_plus_tf.agents.actor_critic import (
+    MaxQ,
+    Multiplier,
+    draw_policy,
+    fit_critic,
+    mean_over_draws,
+    next_state_value,
+)
 from brac_plus_tf.distributions import diagonal_gaussian
 from brac_plus_tf.divergences import MMD, KLUpperBound, SampledKL
 from brac_plus_tf.networks import Actor, Critic
@@ -88,6 +95,7 @@ def test_fit_critic_by_hand():
         reward=tf.constant([1.0, 2.0]),
         discount=tf.constant([1.0, 0.0]),
         next_observation=tf.zeros([2, O]),
+        next_action=tf.zeros([2, A]),
     )
     # Q_1 = (1.5, -3), Q_2 = (1, 4); y = (1 + 0.5 * 4, 2) = (3, 2); the terminal state drops its next value
     # squared errors (2.25, 25) and (4, 4): sums (6.25, 29), mean 17.625; penalty 0.1 * mean(3, 5) = 0.4
@@ -108,7 +116,9 @@ def test_fit_critic_by_hand():
 
 def test_fit_critic_descends_the_penalty_too():
     critic = linear_critic([[0, 0, 0, 1.5, 0], [0, 0, 0, 1.5, 0]])
-    batch = Transition(tf.zeros([4, O]), tf.zeros([4, A]), tf.zeros([4]), tf.ones([4]), tf.zeros([4, O]))
+    batch = Transition(
+        tf.zeros([4, O]), tf.zeros([4, A]), tf.zeros([4]), tf.ones([4]), tf.zeros([4, O]), tf.zeros([4, A])
+    )
     # Q = 0 = y at the data, so only the penalty (weight of a0)^2 has a gradient, 2 * 1.5 > 0
     fit_critic(
         critic,
@@ -128,7 +138,7 @@ def test_fitting_a_critic_leaves_its_target_alone():
     critic, target = (linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], target=flag) for flag in (False, True))
     actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, [1.0, 1.0])
     before = actor.get_weights() + target.get_weights()
-    batch = Transition(OBSERVATION, tf.zeros([B, A]), tf.ones([B]), tf.ones([B]), OBSERVATION)
+    batch = Transition(OBSERVATION, tf.zeros([B, A]), tf.ones([B]), tf.ones([B]), OBSERVATION, tf.zeros([B, A]))
     next_value = next_state_value(actor, target, batch.next_observation, 1, SEED)
     fit_critic(critic, build_adam(0.1, critic.trainable_variables), batch, next_value, 0.9)
     for old, new in zip(before, actor.get_weights() + target.get_weights(), strict=True):
@@ -196,3 +206,42 @@ def test_sampling_functions_agree_eagerly_in_a_graph_and_compiled():
             np.testing.assert_allclose(traced[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
     other = everything(OBSERVATION, tf.constant([1, 3], tf.int32))
     assert all(np.abs(other[key] - eager[key]).max() > 1e-3 for key in eager)  # all of them do depend on the seed
+
+
+# A learned scalar multiplier -------------------------------------------------------------------------------------
+
+
+def test_a_multiplier_rises_by_adams_step_while_violated_and_falls_while_slack():
+    multiplier = Multiplier(initial=2.0, learning_rate=0.1).build()
+    multiplier.ascend(tf.constant(7.0))
+    assert float(multiplier()) == pytest.approx(2.1, rel=1e-6)  # Adam's first step has the size of its rate
+    slack = Multiplier(initial=2.0, learning_rate=0.1).build()
+    slack.ascend(tf.constant(-0.01))
+    assert float(slack()) == pytest.approx(1.9, rel=1e-4)  # its epsilon of 1e-7 shows beside 0.01
+
+
+def test_a_logarithmic_multiplier_is_stepped_in_its_logarithm():
+    multiplier = Multiplier(initial=2.0, learning_rate=0.1, minimum=0.5, logarithmic=True).build()
+    multiplier.ascend(tf.constant(7.0))
+    assert float(multiplier()) == pytest.approx(2.0 * math.exp(0.1), rel=1e-6)
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_a_multiplier_stays_in_its_range_and_comes_back_from_its_edge(logarithmic):
+    multiplier = Multiplier(initial=1.0, learning_rate=0.5, minimum=0.25, maximum=3.0, logarithmic=logarithmic).build()
+    for _ in range(50):
+        multiplier.ascend(tf.constant(-1.0))
+    assert float(multiplier()) == pytest.approx(0.25)
+    for _ in range(50):
+        multiplier.ascend(tf.constant(1.0))
+    assert float(multiplier()) == pytest.approx(3.0)
+
+
+def test_a_multiplier_without_a_rate_stays_and_takes_no_gradient_from_a_loss():
+    multiplier = Multiplier(initial=0.7, learning_rate=0.0).build()
+    for violation in (5.0, -5.0):
+        multiplier.ascend(tf.constant(violation))
+    assert float(multiplier()) == pytest.approx(0.7)
+    with tf.GradientTape() as tape:
+        value = multiplier() * 3.0
+    assert tape.gradient(value, multiplier.variables[0]) is None

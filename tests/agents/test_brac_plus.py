@@ -26,9 +26,7 @@ SEED = base_seed(3)
 
 def make_dataset(rows=400, dimensions=DIMENSIONS, **columns):
     """Random transitions, with some columns given."""
-    dataset = tiny.make_dataset(rows, dimensions)
-    given = {name: np.asarray(column, np.float32) for name, column in columns.items()}
-    return dataclasses.replace(dataset, transitions=dataset.transitions._replace(**given))
+    return tiny.with_columns(tiny.make_dataset(rows, dimensions), **columns)
 
 
 def make_agent(dimensions=DIMENSIONS, **overrides):
