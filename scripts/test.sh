@@ -17,4 +17,4 @@ fi
 .venv-test/bin/python -m pip check
 .venv-test/bin/ruff check .
 .venv-test/bin/mypy brac_plus_tf
-.venv-test/bin/python -m pytest "$@"
+.venv-test/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"

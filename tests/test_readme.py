@@ -1,11 +1,10 @@
-"""Every command of the README works: executed here with tiny settings, but for the scripts, which CI knows."""
+"""Every command of the README works: executed here with tiny settings, but for the scripts, which CI runs."""
 
 import json
 import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 
 import tiny
 
@@ -21,13 +20,11 @@ def commands():
     return [line for line in lines if line]
 
 
-def test_scripts_named_in_the_readme():
-    """CI runs the test command; the quickstart's pieces run below, the whole of it takes too long for every change."""
+def test_scripts_named_in_the_readme_run_in_ci():
+    ci = (tiny.PROJECT / ".ci" / "run").read_text().splitlines()
     scripts = {command for command in commands() if command.startswith("bash ")}
     assert scripts == {"bash scripts/quickstart.sh", "bash scripts/test.sh"}
-    assert "bash scripts/test.sh" in (tiny.PROJECT / ".ci" / "run").read_text()
-    for script in scripts:
-        subprocess.run(["bash", "-n", tiny.PROJECT / script.removeprefix("bash ")], check=True)
+    assert all(any(line.startswith(command) for line in ci) for command in scripts)
 
 
 def test_installation_is_what_the_quickstart_does():

@@ -164,19 +164,20 @@ class Training:
 class ActorCritic:
     """A policy, critics with their targets, and Adam for each: what the algorithms built on them have in common.
 
-    Subclasses write `update` and name what more they learn in `components`.
+    Subclasses write `update` and `stages`, and name what more they learn in `components`.
+    policy_rate: the policy's learning rate, or a schedule of it.
     """
 
     def __init__(
-        self, dimensions: Dimensions, seed: int, actor: Actor, critic: Critic, training: Training, max_q: MaxQ
+        self, dimensions: Dimensions, seed: int, actor: Actor, critic: Critic, policy_rate: float | object, max_q: MaxQ
     ) -> None:
         self.actor = actor.build(dimensions, seed)
         self.critic = critic.build(dimensions, seed)
         self.target_critic = critic.build(dimensions, seed)  # same seed and name: an exact copy
-        self.policy_optimizer = build_adam(training.policy_learning_rate, self.actor.trainable_variables)
+        self.policy_optimizer = build_adam(policy_rate, self.actor.trainable_variables)
         self.critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
         self._gamma, self._tau, self._target_samples = critic.gamma, critic.tau, critic.target_samples
-        self._training, self._max_q = training, max_q
+        self._max_q = max_q
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
@@ -217,12 +218,16 @@ class ActorCritic:
         """Target critics <- tau critics + (1 - tau) target critics."""
         soft_update(self.critic.variables, self.target_critic.variables, self._tau)
 
-    def training_stages(self, warm_start: Update, update: Update, sample_shape: tuple[int, ...] = ()) -> list[Stage]:
-        """The warm start, if it has any steps, and the main stage, which is evaluated after its epochs."""
-        training = self._training
-        shape = (*sample_shape, training.batch_size)
-        epoch = training.steps_per_epoch
-        main = Stage("main", training.epochs * epoch, shape, update, epoch, evaluate=True)
-        if not training.warm_start:
-            return [main]
-        return [Stage("warm_start", training.warm_start, shape, warm_start, epoch), main]
+
+def training_stages(
+    training: Training, warm_start: Update, update: Update, sample_shape: tuple[int, ...] = ()
+) -> list[Stage]:
+    """The warm start, if it has any steps, and the main stage, which is evaluated after its epochs.
+
+    sample_shape: axes of a batch before [B].
+    """
+    shape, epoch = (*sample_shape, training.batch_size), training.steps_per_epoch
+    main = Stage("main", training.epochs * epoch, shape, update, epoch, evaluate=True)
+    if not training.warm_start:
+        return [main]
+    return [Stage("warm_start", training.warm_start, shape, warm_start, epoch), main]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import Training, fit_critic
+from brac_plus_tf.agents.actor_critic import Training, fit_critic, training_stages
 from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.behavior import ActionAutoEncoder
 from brac_plus_tf.networks import Critic, EnsembleMLP
@@ -63,9 +63,7 @@ class BCQ:
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        training = self._training
-        steps, shape = training.epochs * training.steps_per_epoch, (training.batch_size,)
-        return (Stage("main", steps, shape, self.update, training.steps_per_epoch, evaluate=True),)
+        return training_stages(self._training, self.update, self.update)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

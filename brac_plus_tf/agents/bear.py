@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy
+from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy, training_stages
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.behavior import ActionAutoEncoder
 from brac_plus_tf.divergences import MMD
@@ -40,14 +40,17 @@ class BEAR(ActorCritic):
         multiplier: Multiplier = Multiplier(minimum=0.0067379, maximum=22026.466, logarithmic=True),
         max_q: MaxQ = MaxQ(samples=100),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training, max_q)
+        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        self._training = training
         self.behavior = behavior.build(dimensions, seed)
         self._behavior_optimizer = build_adam(behavior.learning_rate, self.behavior.trainable_variables)
         self._divergence, self._threshold, self.multiplier = divergence, threshold, multiplier.build()
 
     def stages(self) -> Sequence[Stage]:
         """The warm start, then the main stage."""
-        return self.training_stages(lambda batch, seed: self.update(batch, seed, value_weight=0.0), self.update)
+        return training_stages(
+            self._training, lambda batch, seed: self.update(batch, seed, value_weight=0.0), self.update
+        )
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

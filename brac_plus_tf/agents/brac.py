@@ -11,7 +11,15 @@ from typing import Protocol
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, PolicyDraw, Training, draw_policy
+from brac_plus_tf.agents.actor_critic import (
+    ActorCritic,
+    MaxQ,
+    Multiplier,
+    PolicyDraw,
+    Training,
+    draw_policy,
+    training_stages,
+)
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.divergences import MMD, SampledKL, dual_kl
@@ -181,7 +189,8 @@ class BRAC(ActorCritic):
         minimum_entropy: float | None = None,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training, max_q)
+        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        self._training = training
         self.regularizer: Regularizer = divergence.build(dimensions, seed)
         self.multiplier, self.entropy_multiplier = multiplier.build(), entropy.build()
         self._target_divergence = target_divergence
@@ -190,8 +199,11 @@ class BRAC(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """The divergence's own, the warm start, the main stage."""
-        training = self.training_stages(
-            lambda batch, seed: self.update(batch, seed, value_weight=0.0), self.update, (self.regularizer.batches,)
+        training = training_stages(
+            self._training,
+            lambda batch, seed: self.update(batch, seed, value_weight=0.0),
+            self.update,
+            (self.regularizer.batches,),
         )
         return [*self.regularizer.stages(), *training]
 

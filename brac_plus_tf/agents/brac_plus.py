@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import (
+    ActorCritic,
     MaxQ,
     PolicyDraw,
     draw_policy,
@@ -20,7 +21,7 @@ from brac_plus_tf.agents.actor_critic import (
     mean_over_draws,
     next_state_value,
 )
-from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.behavior import VAEEnsemble
 from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.distributions import inverse_tanh, tfb
@@ -65,7 +66,7 @@ class Improvement:
 
 
 @gin.register
-class BRACPlus:
+class BRACPlus(ActorCritic):
     """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights."""
 
     def __init__(
@@ -87,28 +88,23 @@ class BRACPlus:
         improvement: Improvement = Improvement(),
         max_q: MaxQ = MaxQ(),
     ) -> None:
+        super().__init__(dimensions, seed, actor, critic, improvement.policy_rate(), max_q)
         self._dimensions = dimensions
         self._shapes = {"actor": actor, "critic": critic, "behavior": behavior}
-        self._gamma, self._tau, self._target_samples = critic.gamma, critic.tau, critic.target_samples
         self._action_margin = behavior.action_margin
         self._divergence, self._threshold, self._entropy = divergence, threshold, entropy
-        self._multiplier_rule, self._penalty, self._max_q = multiplier, penalty, max_q
+        self._multiplier_rule, self._penalty = multiplier, penalty
         self._fits = {"behavior": behavior_fit, "policy": initial_policy_fit, "critic": initial_critic_fit}
         self._improvement = improvement
 
         self.behavior = behavior.build(dimensions, seed)
-        self.actor = actor.build(dimensions, seed)
         self.target_actor = actor.build(dimensions, seed)
         self._next_actor = self.target_actor if improvement.target_actor else self.actor
-        self.critic = critic.build(dimensions, seed)
-        self.target_critic = critic.build(dimensions, seed)  # same seed and name: an exact copy
         self.multiplier = multiplier.build(dimensions, seed)
 
         self._behavior_optimizer = behavior_fit.adam(self.behavior.trainable_variables)
         self._initial_policy_optimizer = initial_policy_fit.adam(self.actor.trainable_variables)
-        self._policy_optimizer = build_adam(improvement.policy_rate(), self.actor.trainable_variables)
         self._initial_critic_optimizer = initial_critic_fit.adam(self.critic.trainable_variables)
-        self._critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
         self._multiplier_optimizer = build_adam(multiplier.learning_rate, self.multiplier.trainable_variables)
 
         self.entropy_multiplier = tf.Variable(entropy.initial_multiplier, trainable=False, dtype=tf.float32)
@@ -166,31 +162,16 @@ class BRACPlus:
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
-        return {
+        return super().components() | {
             "behavior": self.behavior.variables,
             "behavior_optimizer": self._behavior_optimizer.variables,
-            "actor": self.actor.variables,
             "target_actor": self.target_actor.variables,
             "initial_policy_optimizer": self._initial_policy_optimizer.variables,
-            "policy_optimizer": self._policy_optimizer.variables,
-            "critic": self.critic.variables,
-            "target_critic": self.target_critic.variables,
             "initial_critic_optimizer": self._initial_critic_optimizer.variables,
-            "critic_optimizer": self._critic_optimizer.variables,
             "multiplier": self.multiplier.variables,
             "multiplier_optimizer": self._multiplier_optimizer.variables,
             "entropy_multiplier": [self.entropy_multiplier, self.entropy_target],
             "thresholds": [self.divergence_threshold, self.penalty_threshold, self.penalty_weight, self._moments.sums],
-        }
-
-    def policies(self) -> dict[str, Policy]:
-        """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
-        return {
-            "mean": Policy(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
-            "sample": Policy(
-                lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True
-            ),
-            "max_q": Policy(lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)),
         }
 
     # Stage 1: behaviour policy by maximum ELBO ---------------------------------------------------------------------
@@ -230,11 +211,9 @@ class BRACPlus:
 
     def update_initial_critic(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """One step of policy evaluation without gradient penalty, then the targets follow."""
-        next_value = next_state_value(
-            self.actor, self.target_critic, batch.next_observation, self._target_samples, seed
-        )
+        next_value = self.next_value(batch, seed)
         metrics = fit_critic(self.critic, self._initial_critic_optimizer, batch, next_value, self._gamma)
-        soft_update(self.critic.variables, self.target_critic.variables, self._tau)
+        self.follow_targets()
         return metrics
 
     # Stage 4: lines 5-11 of Algorithm 1 ------------------------------------------------------------------------------
@@ -252,11 +231,12 @@ class BRACPlus:
                 + self._entropy.penalty(self.entropy_multiplier, entropy)
             )
         gradient = tape.gradient(policy_loss, raw(self.actor.trainable_variables))
-        self._policy_optimizer.apply(gradient, self.actor.trainable_variables)
+        self.policy_optimizer.apply(gradient, self.actor.trainable_variables)
 
         self._fit_multiplier(batch.observation, divergence)
         self._step_entropy_multiplier(tf.reduce_mean(entropy))
-        self._follow_targets()
+        self.follow_targets()
+        soft_update(self.actor.variables, self.target_actor.variables, self._tau)
         self._moments.add(divergence)
         metrics |= {"policy_loss": policy_loss, "policy_value": tf.reduce_mean(value)}
         metrics |= {"entropy": tf.reduce_mean(entropy), "multiplier_mean": tf.reduce_mean(multiplier)}
@@ -285,9 +265,7 @@ class BRACPlus:
         def penalty() -> tf.Tensor:
             return self._penalty(self.critic.minimum, batch.observation, draw.action[:size], excess)
 
-        metrics = fit_critic(
-            self.critic, self._critic_optimizer, batch, next_value, self._gamma, penalty, self.penalty_weight
-        )
+        metrics = self.fit_critic(batch, next_value, penalty, self.penalty_weight)
         self.penalty_weight.assign(self._penalty.next_weight(self.penalty_weight, metrics["critic_penalty"]))
         return metrics | {"penalised_share": tf.reduce_mean(tf.cast(excess > 0.0, tf.float32))}
 
@@ -305,11 +283,6 @@ class BRACPlus:
         self.entropy_multiplier.assign(
             self._entropy.next_multiplier(self.entropy_multiplier, mean_entropy, self.entropy_target)
         )
-
-    def _follow_targets(self) -> None:
-        """Line 10."""
-        soft_update(self.critic.variables, self.target_critic.variables, self._tau)
-        soft_update(self.actor.variables, self.target_actor.variables, self._tau)
 
     def _train_behavior_further(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         if not self._improvement.train_behavior:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy
+from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy, training_stages
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.agents.cloning import cloning_loss
 from brac_plus_tf.losses import soft_policy_loss
@@ -98,7 +98,8 @@ class CQL(ActorCritic):
         action_margin: float = 1e-3,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training, max_q)
+        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        self._training = training
         self._conservative_value, self._soft_maximum_temperature = conservative_value, soft_maximum_temperature
         self._action_samples, self._weight, self._target_gap = action_samples, weight, target_gap
         self._action_size, self._action_margin = dimensions.action, action_margin
@@ -107,7 +108,8 @@ class CQL(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """Cloning beside the critics, then the main stage."""
-        return self.training_stages(
+        return training_stages(
+            self._training,
             lambda batch, seed: self.update(batch, seed, self._cloning_loss),
             lambda batch, seed: self.update(batch, seed),
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy
+from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy, training_stages
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.losses import soft_policy_loss
 from brac_plus_tf.networks import Actor, Critic
@@ -33,13 +33,14 @@ class SAC(ActorCritic):
         minimum_entropy: float | None = None,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training, max_q)
+        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        self._training = training
         self.temperature = entropy.build()
         self._minimum_entropy = -dimensions.action if minimum_entropy is None else minimum_entropy
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return self.training_stages(self.update, self.update)
+        return training_stages(self._training, self.update, self.update)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
