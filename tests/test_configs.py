@@ -15,6 +15,7 @@ import tensorflow as tf
 from tiny import CONFIGS, NETWORKS, PROJECT, write_random_dataset
 
 from brac_plus_tf import configuration
+from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.agents.brac_plus import BRACPlus
 from brac_plus_tf.experiment import Experiment
 from brac_plus_tf.randomness import base_seed
@@ -73,14 +74,31 @@ SIZES = {
 HANDS = ("pen", "hammer", "door", "relocate")
 ABLATIONS = ("kl_global", "kl_state", "kl_state_penalty", "mmd_global")
 
+SMALL = (*NETWORKS, "Fit.batch_size = 5", "Improvement.batch_size = 5", "Training.batch_size = 5")
+
 EVERY_FILE = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.gin"))
 TASK_FILES = [f"{folder}/{name}.gin" for folder in ("brac_plus", "brac_plus_acml") for name in PAPER]
+# stages of each baseline
+BASELINES = {
+    ("bc/base.gin",): ["behavior"],
+    ("bc/maximum_likelihood.gin",): ["behavior"],
+    ("sac/base.gin",): ["main"],
+    ("bear/base.gin",): ["warm_start", "main"],
+    ("bcq/base.gin",): ["main"],
+    **{(f"cql/{name}.gin",): ["warm_start", "main"] for name in ("base", "lagrange", "version_2", "rho")},
+    **{
+        (f"brac_{letter}/{name}.gin",): ["behavior", "warm_start", "main"]
+        for letter in "pv"
+        for name in ("base", "google")
+    },
+}
 # files given together -> the task whose sizes their data have
 COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("brac_plus/short.gin",): "hopper_medium_replay",
     ("brac_plus/walker2d_medium.gin", "brac_plus/short_protocol.gin"): "walker2d_medium",
     ("brac_plus/pen_human.gin", "brac_plus/adroit_short_protocol.gin"): "pen_human",
     ("quickstart.gin",): "hopper_medium_replay",
+    **{files: "hopper_medium_replay" for files in BASELINES},
     **{("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"): "hopper_medium_replay" for name in ABLATIONS},
 }
 
@@ -138,9 +156,16 @@ class Assembled:
     metrics: dict[str, list[dict[str, float]]]
     finite: bool
     changed: dict[str, bool]
-    multiplier_sizes: list[tuple[int, ...]]
-    threshold: float  # eps where the initial policy's divergence is 123
-    entropy_target: float
+    agent: Agent
+
+    @property
+    def multiplier_sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(variable.shape) for variable in self.agent.multiplier.variables]
+
+    @property
+    def threshold(self) -> float:
+        """eps where the initial policy's divergence is 123."""
+        return self.agent._threshold.resolve(123.0)
 
     def value(self, key: str) -> object:
         return ast.literal_eval(self.operative[key])
@@ -164,7 +189,7 @@ def in_a_directory_of_its_own(tmp_path_factory):
 
 def build(files: tuple[str, ...], bindings: tuple[str, ...] = ()):
     """Experiment, dataset and agent of a configuration."""
-    if files == ("brac_plus/short.gin",):  # meant for any dataset
+    if files in BASELINES or files == ("brac_plus/short.gin",):  # meant for any dataset
         bindings = (*bindings, "Experiment.dataset = 'hopper-medium-replay-v0'")
     configuration.parse([str(CONFIGS / file) for file in files], bindings)
     experiment, task = Experiment(), COMPLETE[files]
@@ -174,10 +199,9 @@ def build(files: tuple[str, ...], bindings: tuple[str, ...] = ()):
 
 @functools.cache
 def assembled(files: tuple[str, ...]) -> Assembled:
-    small = (*NETWORKS, "Fit.batch_size = 5", "Improvement.batch_size = 5")
-    _, dataset, agent = build(files, small)
+    _, dataset, agent = build(files, SMALL)
     operative = operative_values(gin.operative_config_str())
-    metrics, changed, entropy_target = {}, {}, agent.entropy_target.numpy()
+    metrics, changed = {}, {}
     for index, stage in enumerate(agent.stages()):
         before = snapshot(agent)
         metrics[stage.name] = [
@@ -194,9 +218,7 @@ def assembled(files: tuple[str, ...]) -> Assembled:
         metrics,
         all(np.isfinite(variable.numpy()).all() for variable in variables),
         changed,
-        [tuple(variable.shape) for variable in agent.multiplier.variables],
-        agent._threshold.resolve(123.0),
-        float(entropy_target),
+        agent,
     )
 
 
@@ -239,7 +261,8 @@ def test_a_task_file_holds_little_beside_its_include(file):
 @pytest.mark.parametrize("files", COMPLETE, ids=" + ".join)
 def test_each_stage_takes_its_first_steps(files):
     outcome = assembled(files)
-    assert list(outcome.metrics) == ["behavior", "initial_policy", "initial_critic", "main"]
+    plus = ["behavior", "initial_policy", "initial_critic", "main"]
+    assert list(outcome.metrics) == BASELINES.get(files, plus)
     for stage, steps in outcome.metrics.items():
         for values in steps:
             assert values, stage
@@ -251,7 +274,7 @@ def test_each_stage_takes_its_first_steps(files):
 @pytest.mark.parametrize("files", COMPLETE, ids=" + ".join)
 def test_every_binding_of_the_last_file_counts(files):
     outcome = assembled(files)
-    overridden = {binding.split(" = ")[0] for binding in NETWORKS}
+    overridden = {binding.split(" = ")[0] for binding in SMALL}
     for key, value in statements(files[-1])[0].items():
         if files[-1] == "ablations/mmd_global.gin" and key.startswith("GlobalMultiplier"):
             continue
@@ -277,7 +300,7 @@ def test_tables_5_and_6(task):
     outcome = assembled((f"brac_plus/{task}.gin",))
     constraint = "MinimumEntropy" if robot(task) in HANDS else "MaximumEntropy"
     assert (outcome.value("AbsoluteThreshold.value"), outcome.value(f"{constraint}.target")) == PAPER[task]
-    assert (outcome.threshold, outcome.entropy_target) == (PAPER[task][0], np.float32(PAPER[task][1]))
+    assert (outcome.threshold, outcome.agent.entropy_target.numpy()) == (PAPER[task][0], np.float32(PAPER[task][1]))
     assert outcome.operative["BRACPlus.threshold"] == "@AbsoluteThreshold()"
     assert outcome.operative["BRACPlus.entropy"] == f"@{constraint}()"
     assert outcome.operative["BRACPlus.divergence"] == ("@MMD()" if robot(task) in HANDS else "@KLUpperBound()")
@@ -343,6 +366,27 @@ def test_table_4(task):
     assert used["StateMultiplier.dual_loss"] == "@StraightThrough()"
     assert [stage.steps for stage in agent.stages()] == [400_000, 400_000, 100_000, 1_000_000]
     assert [stage.sample_shape for stage in agent.stages()] == [(3, 100), (100,), (100,), (100,)]
+
+
+# The baselines: published settings --------------------------------------------------------------------------------
+
+
+def test_the_baselines_differ_where_their_sources_do():
+    values = {files[0]: assembled(files).operative for files in BASELINES}
+    assert (
+        values["brac_p/base.gin"]["BRAC.value_penalty"] == values["brac_p/google.gin"]["BRAC.value_penalty"] == "False"
+    )
+    assert (
+        values["brac_v/base.gin"]["BRAC.value_penalty"] == values["brac_v/google.gin"]["BRAC.value_penalty"] == "True"
+    )
+    weights = [float(values[f"brac_v/{name}.gin"]["divergence/Multiplier.initial"]) for name in ("base", "google")]
+    rates = [float(values[f"brac_v/{name}.gin"]["Training.policy_learning_rate"]) for name in ("base", "google")]
+    steps = [int(values[f"brac_v/{name}.gin"]["behavior/Fit.steps"]) for name in ("base", "google")]
+    assert (weights, rates, steps) == ([1.0, 0.1], [3e-5, 3e-4], [1_000_000, 300_000])
+    forms = [values[f"cql/{name}.gin"]["CQL.conservative_value"] for name in ("base", "lagrange", "version_2", "rho")]
+    assert forms == ["@entropy_regularized", "@entropy_regularized", "@unweighted", "@policy_weighted"]
+    bear = assembled(("bear/base.gin",)).agent.multiplier
+    assert [float(np.exp(edge)) for edge in bear._range] == pytest.approx([np.exp(-5.0), np.exp(10.0)], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

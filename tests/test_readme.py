@@ -72,5 +72,5 @@ def check_python_block():
 
 
 def test_every_gin_file_named_exists():
-    for pattern in re.findall(r"`((?:brac_plus|brac_plus_acml|ablations)/[^`]+\.gin)`", README):
+    for pattern in re.findall(r"`((?:brac_plus|brac_plus_acml|ablations|bc|brac_p|brac_v|bear|bcq|cql|sac)/[^`]+\.gin)`", README):
         assert list((tiny.PROJECT / "gin_configs").glob(pattern.replace("<task>", "*"))), pattern
