@@ -125,6 +125,13 @@ def with_columns(dataset: OfflineDataset, **columns: np.ndarray) -> OfflineDatas
     return dataclasses.replace(dataset, transitions=dataset.transitions._replace(**given))
 
 
+def one_state_dataset(action: np.ndarray, reward: np.ndarray) -> OfflineDataset:
+    """A bandit: one state, every transition terminal; action [M, A], reward [M]."""
+    rows = len(action)
+    dataset = make_dataset(rows, Dimensions(1, action.shape[1]))
+    return with_columns(dataset, observation=np.zeros((rows, 1)), action=action, reward=reward, discount=np.zeros(rows))
+
+
 # An agent ---------------------------------------------------------------------------------------------------------
 
 

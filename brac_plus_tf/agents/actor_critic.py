@@ -82,6 +82,17 @@ def fit_critic(
     return {"critic_loss": critic_loss, "target_mean": tf.reduce_mean(target), **metrics}
 
 
+def repeat(observation: tf.Tensor, samples: int) -> tf.Tensor:
+    """[B, O] -> [samples, B, O]."""
+    return tf.broadcast_to(observation, tf.concat([[samples], tf.shape(observation)], axis=0))
+
+
+def best_action(critic: CriticNetwork, observation: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+    """Of actions [N, B, A] at observations [N, B, O], for each state the one that min_j Q_j likes best: [B, A]."""
+    best = tf.argmax(critic.minimum(observation, actions), axis=0)
+    return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class MaxQ:
@@ -97,9 +108,7 @@ class MaxQ:
         noise = standard_normal(noise_shape, seed)
         limit = math.inf if self.clip is None else self.clip
         actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
-        tiled = tf.broadcast_to(observation, tf.concat([[self.samples], tf.shape(observation)], axis=0))
-        best = tf.argmax(critic.minimum(tiled, actions), axis=0)
-        return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
+        return best_action(critic, repeat(observation, self.samples), actions)
 
 
 @gin.register

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import Training, fit_critic, training_stages
+from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, repeat, training_stages
 from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.behavior import ActionAutoEncoder
 from brac_plus_tf.networks import Critic, EnsembleMLP
@@ -98,16 +98,14 @@ class BCQ:
     def _model_actions(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """observation repeated [N, B, O], and the model's actions [N, B, A]."""
         actions = tf.tanh(self.behavior.draws(observation, samples, self._latent_clip, seed))
-        return tf.broadcast_to(observation, tf.concat([[samples], tf.shape(observation)], axis=0)), actions
+        return repeat(observation, samples), actions
 
     def _actions(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
         return self.perturbation(*self._model_actions(observation, samples, seed))
 
     def _best_action(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         actions = self._actions(observation, self._action_samples, seed)
-        tiled = tf.broadcast_to(observation, tf.concat([tf.shape(actions)[:1], tf.shape(observation)], axis=0))
-        best = tf.argmax(self.critic.minimum(tiled, actions), axis=0)
-        return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
+        return best_action(self.critic, repeat(observation, self._action_samples), actions)
 
     def _next_value(self, next_observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """max_n of the targets' value at perturbed samples of the model, [B]."""

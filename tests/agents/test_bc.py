@@ -13,7 +13,6 @@ from brac_plus_tf.agents.cloning import Cloning, cloning_loss
 from brac_plus_tf.networks import Actor
 from brac_plus_tf.randomness import base_seed
 from brac_plus_tf.trainer import compile_stage
-from brac_plus_tf.types import Dimensions
 from brac_plus_tf.updates import Fit
 
 SEED = base_seed(0)
@@ -37,10 +36,7 @@ def test_loss_by_hand():
 
 def cloned(action, cloning):
     """The policy cloned from one state's actions [M, A], as (mean, standard deviation) of the pre-tanh action."""
-    rows = len(action)
-    dataset = tiny.make_dataset(rows, Dimensions(1, action.shape[1]))
-    columns = {"observation": np.zeros((rows, 1), np.float32), "action": action.astype(np.float32)}
-    dataset = tiny.with_columns(dataset, **columns)
+    dataset = tiny.one_state_dataset(action, np.zeros(len(action)))
     agent = BC(dataset.dimensions, 0, cloning=cloning)
     (stage,) = agent.stages()
     compile_stage(stage, dataset, SEED)(0, stage.steps)

@@ -76,15 +76,8 @@ def test_best_action_is_the_best_of_its_own_samples():
 
 
 def test_bandit_moves_the_datas_action_uphill_by_its_limit():
-    size, limit = 2000, 0.25
-    action = np.random.default_rng(0).uniform(-0.05, 0.05, size=(size, 1))
-    dataset = tiny.with_columns(
-        tiny.make_dataset(size, Dimensions(1, 1)),
-        observation=np.zeros((size, 1)),
-        action=action,
-        reward=action[:, 0],
-        discount=np.zeros(size),
-    )
+    limit, action = 0.25, np.random.default_rng(0).uniform(-0.05, 0.05, size=(2000, 1))
+    dataset = tiny.one_state_dataset(action, action[:, 0])
     agent = BCQ(
         dataset.dimensions,
         0,

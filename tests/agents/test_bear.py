@@ -74,15 +74,8 @@ def test_warm_start_never_looks_at_q():
 @pytest.mark.parametrize(("threshold", "active"), [(0.15, True), (2.0, False)])
 def test_bandit_goes_as_far_as_the_constraint_allows(threshold, active):
     """One state, reward a, data around 0 with deviation 0.1. Slack: a goes to 1. Active: MMD at the threshold."""
-    size = 2000
-    u = np.random.default_rng(0).normal(0.0, 0.1, size=(size, 1))
-    dataset = tiny.with_columns(
-        tiny.make_dataset(size, Dimensions(1, 1)),
-        observation=np.zeros((size, 1)),
-        action=np.tanh(u),
-        reward=np.tanh(u[:, 0]),
-        discount=np.zeros(size),
-    )
+    u = np.random.default_rng(0).normal(0.0, 0.1, size=(2000, 1))
+    dataset = tiny.one_state_dataset(np.tanh(u), np.tanh(u[:, 0]))
     agent = BEAR(
         dataset.dimensions,
         0,

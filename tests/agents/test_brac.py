@@ -115,8 +115,8 @@ def test_a_learned_weight_holds_the_mean_divergence(target, expected):
 
 def test_bandit_balances_value_and_divergence():
     """One state, reward a0, behaviour N(0, 0.3^2) of the pre-tanh action: argmax E[tanh u] - alpha KL by scipy."""
-    behavior_std, alpha, size = 0.3, 0.5, 2000
-    u = np.random.default_rng(0).normal(0.0, behavior_std, size=(size, 1))
+    behavior_std, alpha = 0.3, 0.5
+    u = np.random.default_rng(0).normal(0.0, behavior_std, size=(2000, 1))
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
 
     def loss(parameters):
@@ -125,13 +125,7 @@ def test_bandit_balances_value_and_divergence():
         return alpha * gaussian_kl([mean], [std], [0.0], [behavior_std]) - value
 
     best_mean, best_log_std = optimize.minimize(loss, [0.0, -1.0]).x
-    dataset = tiny.with_columns(
-        tiny.make_dataset(size, Dimensions(1, 1)),
-        observation=np.zeros((size, 1)),
-        action=np.tanh(u),
-        reward=np.tanh(u[:, 0]),
-        discount=np.zeros(size),
-    )
+    dataset = tiny.one_state_dataset(np.tanh(u), np.tanh(u[:, 0]))
     agent = BRAC(
         dataset.dimensions,
         0,
@@ -154,9 +148,7 @@ def test_dual_critic_finds_the_divergence_of_two_known_policies(estimate, expect
     """Policy N(0.5, 0.3^2) against data N(0, 0.3^2), pre-tanh: KL (0.5 / 0.3)^2 / 2; mean distance of quantiles."""
     size, std = 4000, 0.3
     u = np.random.default_rng(0).normal(0.0, std, size=(size, 1))
-    dataset = tiny.with_columns(
-        tiny.make_dataset(size, Dimensions(1, 1)), observation=np.zeros((size, 1)), action=np.tanh(u)
-    )
+    dataset = tiny.one_state_dataset(np.tanh(u), np.zeros(size))
     settings = Dual(
         estimate=estimate, hidden_sizes=(32, 32), steps=1, gradient_penalty=5.0 if expected == "distance" else 0.0
     )

@@ -131,8 +131,7 @@ def test_lagrange_form_moves_its_multiplier_towards_the_target_gap(target, rises
 def test_bandit_values_unseen_actions_below_the_datas():
     """One state, reward 0 for all: the plain critic knows no better than 0; with CQL unseen a < 0 fall below a > 0."""
     action = np.random.default_rng(0).uniform(0.3, 0.7, size=(1000, 1))
-    columns = {"observation": np.zeros((1000, 1)), "action": action, "reward": np.zeros(1000)}
-    dataset = tiny.with_columns(tiny.make_dataset(1000, Dimensions(1, 1)), discount=np.zeros(1000), **columns)
+    dataset = tiny.one_state_dataset(action, np.zeros(1000))
     training = Training(epochs=1, steps_per_epoch=1500, batch_size=100, policy_learning_rate=1e-3)
     agent = CQL(
         dataset.dimensions, 0, actor=Actor((16,)), critic=Critic((32, 32), learning_rate=3e-3), training=training

@@ -65,13 +65,7 @@ def test_bandit_meets_its_entropy_target_around_the_best_action():
     """One state, terminal, reward 2 - 4 (a0 - 0.3)^2: pi ~ exp(Q / T) sits at 0.3, with T such that H = H0 = -1."""
     generator = np.random.default_rng(0)
     action = generator.uniform(-0.99, 0.99, size=(2000, 1))
-    dataset = tiny.with_columns(
-        tiny.make_dataset(2000, Dimensions(1, 1)),
-        observation=np.zeros((2000, 1)),
-        action=action,
-        reward=2.0 - 4.0 * (action[:, 0] - 0.3) ** 2,
-        discount=np.zeros(2000),
-    )
+    dataset = tiny.one_state_dataset(action, 2.0 - 4.0 * (action[:, 0] - 0.3) ** 2)
     agent = SAC(
         dataset.dimensions,
         0,
