@@ -20,7 +20,7 @@ from brac_plus_tf import configuration
 from brac_plus_tf.agents.base import named_variables
 from brac_plus_tf.checkpoints import load_state
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.datasets import OfflineDataset, load_dataset
+from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.experiment import Experiment
 from brac_plus_tf.run_record import read_facts
 from brac_plus_tf.saved_policy import DeployedPolicy
@@ -91,10 +91,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{run_dir}: not evaluated yet; run python -m brac_plus_tf.evaluate --run_dir={run_dir}")
     evaluation = json.loads(evaluation_file.read_text())
     configuration.parse([str(run_dir / "operative_config.gin")], [])
-    task = find_task(evaluation["task"])
-    dataset = load_dataset(Experiment().dataset, task)
-    # raw observations: this configuration does not normalise them
-    observations = dataset.transitions.observation[:: dataset.number_of_transitions // _OBSERVATIONS][:_OBSERVATIONS]
+    task, experiment = find_task(evaluation["task"]), Experiment()
+    dataset = experiment.load_dataset(experiment.dataset, task)
+    some = dataset.transitions.observation[:: dataset.number_of_transitions // _OBSERVATIONS][:_OBSERVATIONS]
+    observations = some * dataset.scaling.observation_scale + dataset.scaling.observation_shift  # raw, as exports want
     expected = trained_actions(run_dir, dataset, int(facts["seed"]), observations)
     lines, ratio = compare_returns(dataset, task, evaluation)
     print("\n".join([compare_actions(expected, exported_actions(policy, observations)), *lines]))
