@@ -402,13 +402,15 @@ def test_export_gives_a_policy_that_stands_alone(run_copy, tmp_path):
 
 
 def test_the_exported_actions_are_those_of_the_last_checkpoint(trained, tmp_path):
-    """The actor's hidden layer and its tanh mean in numpy, from the checkpoint's own arrays."""
+    """The actor's hidden layer and tanh mean in numpy, from the checkpoint's arrays and the recorded scaling."""
     directory = run_directory(trained[0])
     run_here("export", f"--run_dir={directory}", f"--output={tmp_path / 'policy'}")
     state = newest_checkpoint(directory)
     kernels, biases = ([state[f"actor/{index:03d}"][0] for index in pair] for pair in ((0, 2), (1, 3)))
     observation = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
-    hidden = np.maximum(observation.astype(np.float64) @ kernels[0] + biases[0], 0.0)
+    scaling = json.loads((tmp_path / "policy" / "policy.json").read_text())["scaling"]
+    normalized = (observation - np.array(scaling["observation_shift"])) / np.array(scaling["observation_scale"])
+    hidden = np.maximum(normalized @ kernels[0] + biases[0], 0.0)
     mean = (hidden @ kernels[1] + biases[1])[:, :3]
     signature = tf.saved_model.load(str(tmp_path / "policy")).signatures["serving_default"]
     action = signature(observation=tf.constant(observation))["action"].numpy()

@@ -68,13 +68,14 @@ def test_actions_return_from_the_environment_and_back(actions):
 def test_loads_rescaled_transitions(tmp_path):
     path = write_file(tmp_path / "a.hdf5", rewards=np.array([1.0, 3.0, 5.0, 2.0, 4.0]))
     dataset = load_dataset(path, small_task(action_low=-1.0, action_high=3.0))
-    observation, action, reward, discount, following = dataset.transitions
+    observation, action, reward, discount, following, next_action = dataset.transitions
     np.testing.assert_array_equal(observation[:, 0], [0, 1, 2, 3, 4])
     np.testing.assert_array_equal(following[:, 0], [1, 2, 3, 4, 4])
     np.testing.assert_array_equal(discount, [1, 1, 1, 1, 0])
     # (r - 1) / (5 - 1) and (a - 1) / 2 with a = 0.02 i.
     np.testing.assert_array_equal(reward, [0, 0.5, 1, 0.25, 0.75])
     np.testing.assert_allclose(action[:, 2], [-0.5, -0.49, -0.48, -0.47, -0.46], rtol=1e-6)
+    np.testing.assert_allclose(next_action[:, 2], [-0.49, -0.48, -0.47, -0.46, -0.46], rtol=1e-6)
     assert {array.dtype for array in dataset.transitions} == {np.dtype(np.float32)}
     assert dataset.scaling.reward_min == 1.0 and dataset.scaling.reward_max == 5.0
     np.testing.assert_array_equal(dataset.scaling.action_center, [1, 1, 1])

@@ -13,7 +13,7 @@ from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gau
 from brac_plus_tf.losses import squared_td_error, td_target
 from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, Metrics, Transition, UserError
 from brac_plus_tf.updates import build_adam, gradient_step, soft_update
 
 
@@ -229,14 +229,16 @@ class ActorCritic:
 
 
 def training_stages(
-    training: Training, warm_start: Update, update: Update, sample_shape: tuple[int, ...] = ()
+    training: Training, update: Update, warm_start: Update | None = None, sample_shape: tuple[int, ...] = ()
 ) -> list[Stage]:
     """The warm start, if it has any steps, and the main stage, which is evaluated after its epochs.
 
-    sample_shape: axes of a batch before [B].
+    warm_start: None for an algorithm that has none. sample_shape: axes of a batch before [B].
     """
     shape, epoch = (*sample_shape, training.batch_size), training.steps_per_epoch
     main = Stage("main", training.epochs * epoch, shape, update, epoch, evaluate=True)
     if not training.warm_start:
         return [main]
+    if warm_start is None:
+        raise UserError(f"Training.warm_start is {training.warm_start}: this agent has no warm start, leave it at 0")
     return [Stage("warm_start", training.warm_start, shape, warm_start, epoch), main]

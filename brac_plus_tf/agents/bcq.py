@@ -63,7 +63,7 @@ class BCQ:
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, self.update, self.update)
+        return training_stages(self._training, self.update)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

@@ -48,9 +48,7 @@ class BEAR(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """The warm start, then the main stage."""
-        return training_stages(
-            self._training, lambda batch, seed: self.update(batch, seed, value_weight=0.0), self.update
-        )
+        return training_stages(self._training, self.update, lambda batch, seed: self.update(batch, seed, 0.0))
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

@@ -201,8 +201,8 @@ class BRAC(ActorCritic):
         """The divergence's own, the warm start, the main stage."""
         training = training_stages(
             self._training,
-            lambda batch, seed: self.update(batch, seed, value_weight=0.0),
             self.update,
+            lambda batch, seed: self.update(batch, seed, value_weight=0.0),
             (self.regularizer.batches,),
         )
         return [*self.regularizer.stages(), *training]

@@ -110,8 +110,8 @@ class CQL(ActorCritic):
         """Cloning beside the critics, then the main stage."""
         return training_stages(
             self._training,
+            self.update,
             lambda batch, seed: self.update(batch, seed, self._cloning_loss),
-            lambda batch, seed: self.update(batch, seed),
         )
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:

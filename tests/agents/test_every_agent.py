@@ -1,5 +1,7 @@
 """What holds for every agent, whatever it learns: each stage trains what it should, nothing else, and reproducibly."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,7 +19,7 @@ from brac_plus_tf.behavior import ActionAutoEncoder
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.randomness import base_seed
 from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.types import Dimensions, UserError
 from brac_plus_tf.updates import Fit
 
 DIMENSIONS, SEED = Dimensions(observation=5, action=2), base_seed(3)
@@ -25,14 +27,17 @@ ACTOR, CRITIC = Actor((16,)), Critic((16,), tau=0.25)
 TRAINING = Training(epochs=2, steps_per_epoch=10, batch_size=30, policy_learning_rate=1e-3, warm_start=10)
 CLONING = Cloning(actor=ACTOR, fit=Fit(steps=10, batch_size=30, decay=(1.0,)))
 MODEL = ActionAutoEncoder((16,))
+NO_WARM_START = dataclasses.replace(TRAINING, warm_start=0)
 SHARED = {"actor": ACTOR, "critic": CRITIC, "training": TRAINING}
 AGENTS = {
     "bc": lambda seed: BC(DIMENSIONS, seed, cloning=CLONING),
-    "sac": lambda seed: SAC(DIMENSIONS, seed, **SHARED),
+    "sac": lambda seed: SAC(DIMENSIONS, seed, **(SHARED | {"training": NO_WARM_START})),
     "brac primal": lambda seed: BRAC(DIMENSIONS, seed, divergence=Primal(cloning=CLONING), **SHARED),
     "brac dual": lambda seed: BRAC(DIMENSIONS, seed, divergence=Dual(hidden_sizes=(16,)), **SHARED),
     "bear": lambda seed: BEAR(DIMENSIONS, seed, behavior=MODEL, **SHARED),
-    "bcq": lambda seed: BCQ(DIMENSIONS, seed, hidden_sizes=(16,), critic=CRITIC, behavior=MODEL, training=TRAINING),
+    "bcq": lambda seed: BCQ(
+        DIMENSIONS, seed, hidden_sizes=(16,), critic=CRITIC, behavior=MODEL, training=NO_WARM_START
+    ),
     "cql": lambda seed: CQL(DIMENSIONS, seed, **SHARED),
 }
 CLONED = {"behavior", "behavior_optimizer", "behavior_entropy"}
@@ -49,7 +54,7 @@ TRAINED = {
     "bcq": {"main": (LEARNED - {"actor"}) | {"perturbation", "target_perturbation", "behavior", "behavior_optimizer"}},
     "cql": {"main": LEARNED | {"gap_multiplier", "temperature"}},
 }
-WARM = {"brac primal", "brac dual", "bear", "cql", "sac"}
+WARM = {"brac primal", "brac dual", "bear", "cql"}
 
 
 def dataset():
@@ -109,3 +114,9 @@ def test_policies_act_within_bounds_row_by_row(name):
         np.testing.assert_array_equal(policy.act(observation, SEED), action)
         assert len({tuple(row) for row in action}) == 7, label
     assert ("mean" in agent.policies()) == (name != "bcq")
+
+
+@pytest.mark.parametrize("agent", [SAC, BCQ])
+def test_a_warm_start_that_an_agent_does_not_have_is_refused(agent):
+    with pytest.raises(UserError, match="no warm start"):
+        agent(DIMENSIONS, 0, critic=CRITIC, training=TRAINING).stages()
