@@ -1,5 +1,6 @@
 """CQL: its three soft maxima against integrals and pencils, its critic loss by hand, its limits."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_without_weight_and_temperature_it_is_plain_actor_critic():
     shared = {
         "actor": Actor((16,)),
         "critic": Critic((16,)),
-        "training": TRAINING,
+        "training": dataclasses.replace(TRAINING, warm_start=0),
         "entropy": Multiplier(initial=0.0, learning_rate=0.0),
     }
     cql, sac = CQL(DIMENSIONS, 0, weight=0.0, **shared), SAC(DIMENSIONS, 0, **shared)
