@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 
 version = re.search(r'__version__ = "(.+)"', Path("brac_plus_tf/__init__.py").read_text()).group(1)
 
+# rliable's arch does not load beside pandas 3
+COMPARE = ["rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]
+
 setup(
     name="brac_plus_tf",
     version=version,
@@ -40,7 +43,9 @@ setup(
             "ruff>=0.6,<1",
             "mypy>=1.11,<3",
             "gymnasium-robotics==1.4.2",
+            *COMPARE,
         ],
+        "compare": COMPARE,
         # genuine D4RL's own dependencies; scripts/setup_d4rl.sh adds d4rl and mujoco_py, which pip cannot resolve
         "d4rl": [
             "gym==0.23.1",

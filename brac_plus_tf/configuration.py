@@ -1,5 +1,6 @@
 """Reading gin: files, bindings from the command line, and the check that every such binding counts."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ import brac_plus_tf.agents.sac
 import brac_plus_tf.datasets
 import brac_plus_tf.environments
 import brac_plus_tf.trainer  # noqa: F401
+from brac_plus_tf.run_record import settings
 from brac_plus_tf.types import UserError
 
-_CONFIGS = Path(__file__).resolve().parent.parent / "gin_configs"
+GIN_CONFIGS = Path(__file__).resolve().parent.parent / "gin_configs"
 
 
 def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
@@ -31,7 +33,7 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
     """
     gin.clear_config()
     # gin itself looks in the working directory first, where `include 'base.gin'` may find another file of that name
-    gin.config._LOCATION_PREFIXES[:] = [str(_CONFIGS), ""]
+    gin.config._LOCATION_PREFIXES[:] = [str(GIN_CONFIGS), ""]
     files = [str(Path(file).absolute()) if Path(file).exists() else file for file in files]
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)  # gin reports each place where an include is not, before it finds it
@@ -41,6 +43,11 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
         raise UserError(f"gin: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def fingerprint() -> str:
+    """SHA-256 of what was parsed: equal for equal settings, whatever the dataset's path."""
+    return hashlib.sha256("\n".join(settings(gin.config_str())).encode()).hexdigest()
 
 
 def check_effective(bindings: Sequence[str], operative_config: str) -> None:

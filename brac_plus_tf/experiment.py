@@ -102,7 +102,13 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
 
     record = RunRecord(Path(root_dir) / task_label(sources) / experiment.agent_name / str(seed))
     environment = {"task": task.name, "backend": evaluation.backend} if task and evaluation else None
-    facts = {"agent": experiment.agent_name, "seed": seed, "environment": environment, "dataset": dataset.facts()}
+    facts = {
+        "agent": experiment.agent_name,
+        "seed": seed,
+        "environment": environment,
+        "dataset": dataset.facts(),
+        "configuration": configuration.fingerprint(),
+    }
     record.begin(operative_config, {**facts, "host": host_facts()})
     if evaluation is None:
         logging.warning("no environment: the policy is trained and exported, but not evaluated")

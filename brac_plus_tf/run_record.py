@@ -1,6 +1,6 @@
 """A run's directory: configuration, host facts, metrics, checkpoints, evaluation; everything a reader needs later.
 
-operative_config.gin  run.json  metrics.csv  tensorboard/  checkpoints/  evaluation.json  saved_model/
+operative_config.gin  run.json  metrics.csv  timing.csv  tensorboard/  checkpoints/  evaluation.json  saved_model/
 """
 
 import csv
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from brac_plus_tf.types import UserError
 
 FORMAT = 1  # of the directory; a reader refuses a newer one
 _HEADER = "stage,step,metric,value\n"
+_TIMING = "timing.csv"
 _KEPT_CHECKPOINTS = 3
 
 
@@ -77,7 +79,7 @@ class RunRecord:
     def _check_same(self, old_config: str, new_config: str, old: dict[str, object], new: dict[str, object]) -> None:
         difference = [
             line
-            for line in difflib.unified_diff(_lines(old_config), _lines(new_config), lineterm="", n=0)
+            for line in difflib.unified_diff(settings(old_config), settings(new_config), lineterm="", n=0)
             if re.match(r"[+-](?![+-])", line)
         ]
         for key in ("dataset", "environment", "seed"):
@@ -103,6 +105,13 @@ class RunRecord:
         with self._tensorboard.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(f"{stage}/{name}", value)
+
+    def write_timing(self, stage: str, step: int, steps: int, seconds: float) -> None:
+        """Appends how long `steps` gradient steps took, up to `step`; apart from the metrics, which must repeat."""
+        path = self.directory / _TIMING
+        header = "" if path.exists() else "stage,step,steps,seconds\n"
+        with open(path, "a") as file:
+            file.write(f"{header}{stage},{step},{steps},{seconds:.6f}\n")
 
     def flush(self) -> None:
         """Makes what was written visible to readers."""
@@ -197,6 +206,15 @@ def read_facts(directory: Path) -> dict[str, object]:
     return facts
 
 
+def read_speeds(directory: Path) -> dict[str, float]:
+    """Gradient steps per second of each stage, the median over its calls; the first call, which compiles, is one."""
+    rates: dict[str, list[float]] = {}
+    with open(directory / _TIMING, newline="") as file:
+        for row in csv.DictReader(file):
+            rates.setdefault(row["stage"], []).append(int(row["steps"]) / float(row["seconds"]))
+    return {stage: statistics.median(values) for stage, values in rates.items()}
+
+
 def host_facts() -> dict[str, object]:
     """Versions and machine, for run.json."""
     packages = ["tensorflow", "tensorflow-probability", "keras", "numpy", "gin-config", "gymnasium", "mujoco"]
@@ -222,7 +240,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def _lines(config: str) -> list[str]:
-    """Settings only, one per line; the dataset is compared by its contents, not by its path."""
+def settings(config: str) -> list[str]:
+    """A gin configuration's bindings, one per line, without the dataset's path: its contents are what counts."""
     lines = re.sub(r"\s*\\?\n[ \t]+", " ", config).splitlines()
     return [line for line in lines if line.strip() and not line.startswith(("#", "Experiment.dataset "))]

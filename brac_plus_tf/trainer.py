@@ -4,6 +4,7 @@ import dataclasses
 import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -113,7 +114,10 @@ def _train_stage(
                 step,
                 min(*(_next_multiple(step, size) for size in (loop.steps_per_call, stage.epoch_steps)), stage.steps),
             )
-            record.write_metrics(stage.name, step, _mean_metrics(run_steps, stage, start, step - start))
+            began = time.perf_counter()
+            means = _mean_metrics(run_steps, stage, start, step - start)
+            record.write_timing(stage.name, step, step - start, time.perf_counter() - began)
+            record.write_metrics(stage.name, step, means)
             bar.update(step - start)
             if stage.evaluate and evaluate and (step % interval == 0 or step == stage.steps):
                 scores = evaluate()

@@ -72,7 +72,7 @@ def test_an_include_does_not_mean_a_file_that_happens_to_lie_in_the_working_dire
     configuration.parse(["mine.gin"], [])
     assert build("Critic").gamma == 0.99
 
-    monkeypatch.chdir(configuration._CONFIGS / "brac_plus")
+    monkeypatch.chdir(configuration.GIN_CONFIGS / "brac_plus")
     configuration.parse(["hopper_medium.gin"], [])
     assert gin.query_parameter("AbsoluteThreshold.value") == 2.4
 

@@ -1,0 +1,197 @@
+"""The compare command: which files configure an agent, what it trains, what it leaves alone, how it stops."""
+
+import csv
+import pathlib
+import signal
+import time
+
+import pytest
+import tiny
+from tiny import CONFIGS
+
+from brac_plus_tf import configuration
+from brac_plus_tf.compare import gin_files, plan
+from brac_plus_tf.types import UserError
+
+TINY = """
+Actor.hidden_sizes = (8,)
+Critic.hidden_sizes = (8,)
+Training.epochs = 4
+Training.steps_per_epoch = 20
+Training.batch_size = 8
+behavior/Actor.hidden_sizes = (8,)
+behavior/Fit.steps = 40
+behavior/Fit.batch_size = 8
+Cloning.epoch_steps = 20
+Experiment.evaluation_episodes = 2
+Experiment.final_episodes = 3
+Loop.evaluation_epochs = 2
+Loop.steps_per_call = 10
+Loop.checkpoint_interval = 20
+"""
+
+
+def files(agent: str, dataset: str, *more: str) -> list[str]:
+    return [str(pathlib.Path(file).relative_to(CONFIGS)) for file in gin_files(agent, dataset, more)]
+
+
+@pytest.mark.parametrize(
+    ("agent", "dataset", "expected"),
+    [
+        ("bc", "hopper-medium-v0", "bc/base.gin"),
+        ("brac_plus", "hopper-medium-replay-v2", "brac_plus/hopper_medium_replay.gin"),
+        ("brac_plus", "data/hopper-medium-replay.hdf5", "brac_plus/base.gin"),
+        ("bear", "data/hopper-medium.hdf5", "bear/base.gin"),
+        ("bear", "data/halfcheetah-medium.hdf5", "bear/halfcheetah.gin"),
+        ("bear", "halfcheetah-medium-v0", "bear/halfcheetah.gin"),
+        ("cql/rho", "hopper-medium-v0", "cql/rho.gin"),
+    ],
+)
+def test_an_agents_own_file(agent, dataset, expected):
+    assert files(agent, dataset) == [expected]
+
+
+def test_further_files_are_the_folders_or_paths(tmp_path):
+    (tmp_path / "mine.gin").write_text("")
+    more = ["short_protocol.gin", str(tmp_path / "mine.gin")]
+    assert gin_files("cql/rho", "d.hdf5", more) == [
+        str(CONFIGS / "cql" / "rho.gin"),
+        str(CONFIGS / "cql" / "short_protocol.gin"),
+        str(tmp_path / "mine.gin"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("agent", "more", "message"),
+    [
+        ("brak", [], r"--agents: no gin_configs/brak/base.gin; agents are bc, bcq, bear, brac_p"),
+        ("cql/tho", [], r"--agents: no gin_configs/cql/tho.gin"),
+        ("", [], r"--agents: no gin_configs//base.gin"),
+        ("bc", ["shrot.gin"], r"--gin_file: shrot.gin is neither in gin_configs/bc/ nor a file"),
+    ],
+)
+def test_unknown_agents_and_files_are_refused(agent, more, message):
+    with pytest.raises(UserError, match=message):
+        gin_files(agent, "d.hdf5", more)
+
+
+def test_every_agent_has_a_short_protocol_that_parses_on_top_of_each_of_its_files():
+    folders = sorted(path.parent for path in CONFIGS.glob("*/base.gin") if path.parent.name != "brac_plus_acml")
+    assert len(folders) == 8
+    for folder in folders:
+        for own in folder.glob("*.gin"):
+            if "short" not in own.name:
+                configuration.parse([str(own), str(folder / "short_protocol.gin")], ["Experiment.dataset = 'd.hdf5'"])
+
+
+def test_the_plan_gives_every_variant_a_directory_of_its_own():
+    cells = plan(["cql", "cql/rho"], ["a.hdf5+b.hdf5", "c.hdf5"], [0, 1], ["short_protocol.gin"], "runs")
+    assert len({cell.directory for cell in cells}) == len(cells) == 8
+    assert str(cells[1].directory) == "runs/a+b/cql_rho_short_protocol/0"
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    """--agents and the rest on a tiny dataset, but for --root_dir and --output."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "tiny.gin").write_text(TINY)
+    dataset = tiny.write_hopper_dataset(folder / "hopper.hdf5")
+    return [f"--datasets={dataset}", f"--gin_file={folder / 'tiny.gin'}", "--agents=bc,sac"]
+
+
+def compare(arguments, root: pathlib.Path, *more: str) -> tiny.Outcome:
+    started = tiny.start_process(
+        "brac_plus_tf.compare", *arguments, f"--root_dir={root}", f"--output={root / 'out'}", *more, cwd=root.parent
+    )
+    return tiny.finish_process(started)
+
+
+def metrics(root: pathlib.Path) -> dict[str, bytes]:
+    names = ("metrics.csv", "evaluation.json")
+    return {str(p.relative_to(root)): p.read_bytes() for name in names for p in sorted(root.glob(f"*/*/*/{name}"))}
+
+
+@pytest.fixture(scope="module")
+def compared(arguments, tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole") / "runs"
+    return root, compare(arguments, root)
+
+
+def test_it_trains_every_run_and_writes_the_table(compared):
+    root, outcome = compared
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stdout.splitlines()[-1] == f"results: {root / 'out'}"
+    with open(root / "out" / "scores.csv", newline="") as file:
+        rows = {row["agent"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["bc", "sac"]
+    for agent, row in rows.items():
+        assert row["run"] == str(root / "hopper" / f"{agent}_tiny" / "0")
+    # BC and SAC saw the same episodes: as many, of the same starts
+    assert (root / "out" / "table.md").read_text() in outcome.stdout
+    assert {path.name for path in (root / "out").iterdir()} == {"table.md", "scores.csv", "curves.png"}
+
+
+def test_a_second_call_trains_nothing_and_a_changed_setting_is_not_passed_over(compared, arguments):
+    root, _ = compared
+    before = metrics(root)
+    again = compare(arguments, root)
+    assert again.status == 0 and again.stdout.count("done before") == 2 and "training" not in again.stdout
+    changed = compare(arguments, root, "--gin_bindings=Experiment.final_episodes = 2")
+    assert changed.status == 1
+    assert changed.stderr.count("holds a run of another configuration") == 2
+    assert changed.stderr.splitlines()[-1] == "error: every run failed; its message is above"
+    assert metrics(root) == before
+
+
+def test_one_failed_run_leaves_the_others_in_the_table(compared, arguments):
+    root, _ = compared
+    (root / "hopper" / "sac_tiny" / "1").mkdir(parents=True)
+    (root / "hopper" / "sac_tiny" / "1" / "run.json").write_text("{}")  # a foreign run
+    outcome = compare(["--seeds=1", *arguments], root)
+    assert outcome.status == 1
+    assert "error: 1 of 2 runs failed and are missing in the table" in outcome.stderr.splitlines()[-1]
+    with open(root / "out" / "scores.csv", newline="") as file:
+        assert [(row["agent"], row["seed"]) for row in csv.DictReader(file)] == [("bc", "1")]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_started_again_it_ends_the_same(compared, arguments, tmp_path, signal_number):
+    root = tmp_path / "runs"
+    process = tiny.start_process(
+        "brac_plus_tf.compare", *arguments, f"--root_dir={root}", f"--output={root / 'out'}", cwd=tmp_path
+    )
+    second = root / "hopper" / "sac_tiny" / "0" / "metrics.csv"
+    deadline = time.monotonic() + 300.0
+    while not second.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal_number)
+    stopped = tiny.finish_process(process)
+    assert stopped.status == 128 + signal_number, stopped.stderr
+    assert "[2/2] sac on hopper, seed 0: stopped" in stopped.stdout and not (root / "out").exists()
+    resumed = compare(arguments, root)
+    assert resumed.status == 0 and resumed.stdout.count("done before") == 1
+    whole = {
+        name: content
+        for name, content in metrics(compared[0]).items()
+        if name.endswith(("0/metrics.csv", "0/evaluation.json"))
+    }
+    assert metrics(root) == whole
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--agents=bc,bc", "--agents: name each one once"),
+        ("--seeds=0,a", "--seeds: 'a' is not a whole number"),
+        ("--gin_bindings=Experiment.agent_name = 'x'", "are set by the comparison itself"),
+        ("--gin_bindings=Trainning.epochs = 3", "Trainning"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_trained(arguments, tmp_path, flag, message):
+    outcome = tiny.run_here("compare", *arguments, f"--root_dir={tmp_path / 'runs'}", flag)
+    assert outcome.status == 1 and message in outcome.stderr and len(outcome.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,134 @@
+"""The comparison's numbers against hand calculations, from run directories written by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from brac_plus_tf.comparison import Cell, collect, interquartile_mean, interval, published_score, write_comparison
+from brac_plus_tf.types import UserError
+
+SCORES = {  # (agent, dataset) -> scores of seeds 0, 1, 2
+    ("bc", "hopper-medium-replay"): (0.0, 3.0, 6.0),
+    ("bc", "halfcheetah-medium-replay"): (40.0, 40.0, 40.0),
+    ("brac_plus", "hopper-medium-replay"): (70.0, 80.0, 90.0),
+    ("brac_plus", "halfcheetah-medium-replay"): (50.0, 52.0, 54.0),
+}
+
+
+def write_run(directory, score, **changes):
+    """A finished run as the trainer leaves it: two calls of 100 steps, the first slowed down by compiling."""
+    directory.mkdir(parents=True)
+    facts = {"format": 1, "dataset": {"sha256": "ab", "transitions": 10}, "environment": {"task": "Hopper-v4"}}
+    evaluation = {"episodes": 100, "score_mean": score, "last_evaluations": {"count": 2, "score_mean": score - 1.0}}
+    for content in (facts, evaluation):
+        content.update({key: value for key, value in changes.items() if key in content})
+    (directory / "run.json").write_text(json.dumps(facts))
+    (directory / "evaluation.json").write_text(json.dumps(evaluation))
+    rows = [(100, score / 2.0), (200, score)]
+    (directory / "metrics.csv").write_text(
+        "stage,step,metric,value\n" + "".join(f"main,{step},evaluation/score_mean,{value}\n" for step, value in rows)
+    )
+    (directory / "timing.csv").write_text(
+        "stage,step,steps,seconds\nmain,100,100,50.0\nmain,200,100,2.0\nmain,300,100,2.5\n"
+    )
+    return directory
+
+
+@pytest.fixture
+def cells(tmp_path):
+    return [
+        Cell(agent, dataset, seed, write_run(tmp_path / dataset / agent / str(seed), score))
+        for (agent, dataset), scores in SCORES.items()
+        for seed, score in enumerate(scores)
+    ]
+
+
+def rows_of(markdown):
+    """First cell of each row -> the rest, in order of appearance."""
+    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
+    return [(line[0], line[1:]) for line in lines]
+
+
+def test_the_table_holds_means_intervals_and_the_papers_numbers(cells, tmp_path):
+    rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
+    assert rows[0] == ("dataset", ["bc", "brac_plus"])
+    # of the 27 resamples of (0, 3, 6) one has the mean 0 and one 6: more than 2.5 % each, so they bound the interval
+    assert rows[2] == ("hopper-medium-replay", ["3.0 [0.0, 6.0]", "80.0 [70.0, 90.0] (paper 72.7)"])
+    assert rows[3] == ("halfcheetah-medium-replay", ["40.0 [40.0, 40.0]", "52.0 [50.0, 54.0] (paper 46.1)"])
+
+
+def test_speeds_are_medians_of_the_calls(cells, tmp_path):
+    rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
+    # 2, 50 and 40 steps/s: the call that compiled does not count for more than one
+    assert rows[-1] == ("halfcheetah-medium-replay", ["main 40", "main 40"])
+
+
+def test_interquartile_mean_drops_a_quarter_at_either_end():
+    # of the sorted 1 2 3 4 | 10 20 30 400 the middle four are 3 4 10 20
+    assert interquartile_mean(np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 400.0]])) == pytest.approx(9.25)
+
+
+def test_interval_resamples_within_tasks():
+    # each task's runs agree: resampling within tasks changes nothing, mixing tasks would
+    assert interval(np.array([[1.0, 9.0], [1.0, 9.0]]), np.mean) == (5.0, 5.0)
+    # two runs of one task: 1/4 of the resamples have either end's mean
+    assert interval(np.array([[2.0], [6.0]]), np.mean) == (2.0, 6.0)
+
+
+def test_iqm_row_is_over_tasks_and_seeds(cells, tmp_path):
+    table = write_comparison(collect(cells), tmp_path / "out").read_text()
+    (iqm,) = [values for name, values in rows_of(table) if name == "IQM"]
+    # 0 3 6 40 40 40: scipy's trimming cuts floor(6/4) = 1 at either end; 50 52 54 70 80 90 likewise
+    assert iqm[0].startswith("22.2 [") and iqm[1].startswith("64.0 [")
+
+
+def test_scores_csv_has_one_row_per_run(cells, tmp_path):
+    write_comparison(collect(cells), tmp_path / "out")
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert rows[3]["dataset"] == "halfcheetah-medium-replay" and rows[3]["agent"] == "bc" and rows[3]["seed"] == "0"
+    assert (float(rows[3]["mean"]), float(rows[3]["last_evaluations"])) == (40.0, 39.0)
+    assert (rows[3]["published"], rows[6]["published"]) == ("", "72.7")
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_has_no_interval_and_a_failed_run_says_so(cells, tmp_path):
+    some = [cell for cell in cells if cell.seed == 0 and (cell.agent, cell.dataset[:4]) != ("bc", "half")]
+    rows = rows_of(write_comparison(collect(some), tmp_path / "out").read_text())
+    assert rows[2] == ("hopper-medium-replay", ["0.0", "70.0 (paper 72.7)"])
+    assert rows[3][1][0] == "failed"
+    assert ("IQM", ["runs failed", "60.0"]) in rows
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset", {"sha256": "cd", "transitions": 10}),
+        ("environment", {"task": "hopper-medium-v0"}),
+        ("episodes", 10),
+    ],
+)
+def test_runs_on_other_terms_are_refused(tmp_path, key, value):
+    first = Cell("bc", "d", 0, write_run(tmp_path / "a", 1.0))
+    second = Cell("sac", "d", 0, write_run(tmp_path / "b", 1.0, **{key: value}))
+    with pytest.raises(UserError, match=f"{tmp_path / 'b'}: its {key} is not that of {tmp_path / 'a'}"):
+        collect([first, second])
+
+
+def test_a_run_without_evaluation_is_refused(tmp_path):
+    cell = Cell("bc", "d", 0, write_run(tmp_path / "a", 1.0))
+    (cell.directory / "evaluation.json").unlink()
+    with pytest.raises(UserError, match="without an environment"):
+        collect([cell])
+
+
+def test_published_scores_are_the_papers():
+    # Table 1, last row, and Table 2, first row
+    agents = ("bear", "brac_p", "brac_v", "cql", "brac_plus")
+    assert [published_score("hopper-medium-replay-v0", agent) for agent in agents] == [33.7, 0.6, 0.6, 48.6, 72.7]
+    agents = ("bc", "bear", "brac_p", "brac_v", "cql", "cql/rho", "brac_plus")
+    assert [published_score("pen-human", agent) for agent in agents] == [34.4, -1.0, 8.1, 0.6, 37.5, 55.8, 64.9]
+    assert published_score("my_data", "bc") is None
