@@ -9,16 +9,17 @@ A regular VAE (beta = 1, a likelihood with its own scale): with a beta-VAE the b
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import gin
 import tensorflow as tf
 
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, gaussian_mixture, split_gaussian
-from brac_plus_tf.networks import EnsembleMLP
+from brac_plus_tf.networks import EnsembleMLP, repeat
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Dimensions, Metrics, check_shapes
+from brac_plus_tf.types import Dimensions, Metrics, Transition, check_shapes
+from brac_plus_tf.updates import build_adam, gradient_step
 
 
 class BehaviorModel(Protocol):
@@ -201,21 +202,20 @@ class ActionAutoEncoder:
     """BCQ's and BEAR's conditional auto-encoder of actions: mean squared error, half the latent KL.
 
     Not a density model: its loss is no likelihood bound, so no KL can be measured from it. latent_size: None stands
-    for 2 A. latent_clip: latents drawn for acting are clipped to +-this.
+    for 2 A.
     """
 
     hidden_sizes: tuple[int, ...] = (750, 750)
     latent_size: int | None = None
     learning_rate: float = 1e-3
     log_std_range: tuple[float, float] = (-4.0, 15.0)
-    latent_clip: float = 0.5
 
     def build(self, dimensions: Dimensions, seed: int) -> "ActionAutoEncoderNetwork":
         return ActionAutoEncoderNetwork(self, dimensions, seed)
 
 
 class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
-    """Encoder (s, a) -> q(z|s,a) and decoder (s, z) -> tanh of a pre-tanh action."""
+    """Encoder (s, a) -> q(z|s,a), decoder (s, z) -> tanh of a pre-tanh action, and the optimiser they learn by."""
 
     def __init__(self, shape: ActionAutoEncoder, dimensions: Dimensions, seed: int) -> None:
         super().__init__(name="behavior")
@@ -225,6 +225,19 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         self.decoder = EnsembleMLP(1, observation + latent, shape.hidden_sizes, action, seed, "decoder")
         self._latent_size = latent
         self.built = True
+        self._optimizer = build_adam(shape.learning_rate, self.trainable_variables)
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return {"behavior": self.variables, "behavior_optimizer": self._optimizer.variables}
+
+    def fit(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """One step on the mean of `loss`."""
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return tf.reduce_mean(self.loss(batch.observation, batch.action, seed)), {}
+
+        return {"behavior_loss": gradient_step(loss, self.trainable_variables, self._optimizer)[0]}
 
     def posterior(self, observation: tf.Tensor, action: tf.Tensor) -> Distribution:
         """q(z|s,a), batch [B], event [Z]; log standard deviations are cut off at log_std_range."""
@@ -249,5 +262,4 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         shape = tf.concat([[samples], tf.shape(observation)[:-1], [self._latent_size]], axis=0)
         noise = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
         latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
-        tiled = tf.broadcast_to(observation, tf.concat([[samples], tf.shape(observation)], axis=0))
-        return self.decode(tiled, tf.ensure_shape(latent, [None, None, self._latent_size]))
+        return self.decode(repeat(observation, samples), tf.ensure_shape(latent, [None, None, self._latent_size]))

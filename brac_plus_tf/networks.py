@@ -64,6 +64,11 @@ class EnsembleMLP(tf.keras.layers.Layer):
         return tf.stack([self.member(index)(inputs) for index in range(self.members)])
 
 
+def repeat(tensor: tf.Tensor, samples: int) -> tf.Tensor:
+    """[B, ..] -> [samples, B, ..]."""
+    return tf.broadcast_to(tensor, tf.concat([[samples], tf.shape(tensor)], axis=0))
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Actor:

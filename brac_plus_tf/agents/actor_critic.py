@@ -11,7 +11,7 @@ import tensorflow as tf
 from brac_plus_tf.agents.base import Policy, Stage, Update
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
 from brac_plus_tf.losses import squared_td_error, td_target
-from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork
+from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork, repeat
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.types import Dimensions, Metrics, Transition, UserError
 from brac_plus_tf.updates import build_adam, gradient_step, soft_update
@@ -82,11 +82,6 @@ def fit_critic(
     return {"critic_loss": critic_loss, "target_mean": tf.reduce_mean(target), **metrics}
 
 
-def repeat(observation: tf.Tensor, samples: int) -> tf.Tensor:
-    """[B, O] -> [samples, B, O]."""
-    return tf.broadcast_to(observation, tf.concat([[samples], tf.shape(observation)], axis=0))
-
-
 def best_action(critic: CriticNetwork, observation: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """Of actions [N, B, A] at observations [N, B, O], for each state the one that min_j Q_j likes best: [B, A]."""
     best = tf.argmax(critic.minimum(observation, actions), axis=0)
@@ -153,6 +148,11 @@ class LearnedMultiplier:
     @property
     def variables(self) -> list[tf.Variable]:
         return [self._parameter, *self._optimizer.variables]
+
+
+def entropy_floor(minimum_entropy: float | None, dimensions: Dimensions) -> float:
+    """The bound below E[H], nats, of the squashed action: as given, or -A for None (Haarnoja et al. 2018)."""
+    return -float(dimensions.action) if minimum_entropy is None else minimum_entropy
 
 
 @gin.register

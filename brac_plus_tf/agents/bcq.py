@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, repeat, training_stages
+from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages
 from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.behavior import ActionAutoEncoder
-from brac_plus_tf.networks import Critic, EnsembleMLP
+from brac_plus_tf.networks import Critic, EnsembleMLP, repeat
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import Dimensions, Metrics, Transition
 from brac_plus_tf.updates import build_adam, gradient_step, soft_update
@@ -35,7 +35,8 @@ class PerturbationNetwork(EnsembleMLP):
 class BCQ:
     """Batch-constrained Q-learning.
 
-    perturbation_limit: Phi, in action units. action_samples: of the model per state, for targets and for acting.
+    perturbation_limit: Phi, in action units. action_samples: of the model per state, for targets and for acting,
+    of latents clipped to +-latent_clip.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class BCQ:
         hidden_sizes: tuple[int, ...] = (300, 300),
         perturbation_limit: float = 0.15,
         action_samples: int = 10,
+        latent_clip: float = 0.5,
         critic: Critic = Critic((300, 300), learning_rate=1e-3, tau=5e-3, minimum_weight=0.75),
         behavior: ActionAutoEncoder = ActionAutoEncoder(),
         training: Training = Training(batch_size=100, policy_learning_rate=3e-5),
@@ -55,10 +57,9 @@ class BCQ:
             PerturbationNetwork(hidden_sizes, perturbation_limit, dimensions, seed) for _ in range(2)
         )
         self.critic, self.target_critic = (critic.build(dimensions, seed) for _ in range(2))
-        self._behavior_optimizer = build_adam(behavior.learning_rate, self.behavior.trainable_variables)
         self._policy_optimizer = build_adam(training.policy_learning_rate, self.perturbation.trainable_variables)
         self._critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
-        self._action_samples, self._latent_clip = action_samples, behavior.latent_clip
+        self._action_samples, self._latent_clip = action_samples, latent_clip
         self._gamma, self._tau, self._training = critic.gamma, critic.tau, training
 
     def stages(self) -> Sequence[Stage]:
@@ -68,8 +69,7 @@ class BCQ:
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
         return {
-            "behavior": self.behavior.variables,
-            "behavior_optimizer": self._behavior_optimizer.variables,
+            **self.behavior.components(),
             "perturbation": self.perturbation.variables,
             "target_perturbation": self.target_perturbation.variables,
             "policy_optimizer": self._policy_optimizer.variables,
@@ -87,7 +87,7 @@ class BCQ:
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """Behaviour, Q, perturbation and targets, in this order, on one batch."""
-        metrics = self._fit_behavior(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
+        metrics = self.behavior.fit(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
         next_value = self._next_value(batch.next_observation, fold(seed, Purpose.TARGET_ACTION))
         metrics |= fit_critic(self.critic, self._critic_optimizer, batch, next_value, self._gamma)
         metrics |= self._fit_perturbation(batch.observation, fold(seed, Purpose.POLICY_ACTION))
@@ -111,12 +111,6 @@ class BCQ:
         """max_n of the targets' value at perturbed samples of the model, [B]."""
         tiled, actions = self._model_actions(next_observation, self._action_samples, seed)
         return tf.reduce_max(self.target_critic.pessimistic(tiled, self.target_perturbation(tiled, actions)), axis=0)
-
-    def _fit_behavior(self, batch: Transition, seed: tf.Tensor) -> Metrics:
-        def loss() -> tuple[tf.Tensor, Metrics]:
-            return tf.reduce_mean(self.behavior.loss(batch.observation, batch.action, seed)), {}
-
-        return {"behavior_loss": gradient_step(loss, self.behavior.trainable_variables, self._behavior_optimizer)[0]}
 
     def _fit_perturbation(self, observation: tf.Tensor, seed: tf.Tensor) -> Metrics:
         """Up the first critic at one perturbed sample per state."""

@@ -16,7 +16,7 @@ from brac_plus_tf.losses import constrained_policy_loss
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import Dimensions, Metrics, Transition
-from brac_plus_tf.updates import build_adam, gradient_step
+from brac_plus_tf.updates import gradient_step
 
 
 @gin.register
@@ -43,7 +43,6 @@ class BEAR(ActorCritic):
         super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
         self._training = training
         self.behavior = behavior.build(dimensions, seed)
-        self._behavior_optimizer = build_adam(behavior.learning_rate, self.behavior.trainable_variables)
         self._divergence, self._threshold, self.multiplier = divergence, threshold, multiplier.build()
 
     def stages(self) -> Sequence[Stage]:
@@ -52,26 +51,16 @@ class BEAR(ActorCritic):
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
-        return super().components() | {
-            "behavior": self.behavior.variables,
-            "behavior_optimizer": self._behavior_optimizer.variables,
-            "multiplier": self.multiplier.variables,
-        }
+        return super().components() | self.behavior.components() | {"multiplier": self.multiplier.variables}
 
     def update(self, batch: Transition, seed: tf.Tensor, value_weight: float = 1.0) -> Metrics:
         """Behaviour, Q, policy, multiplier and targets, in this order, on one batch."""
-        metrics = self._fit_behavior(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
+        metrics = self.behavior.fit(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
         metrics |= self.fit_critic(batch, self.next_value(batch, seed))
         metrics |= self._fit_policy(batch, fold(seed, Purpose.POLICY_ACTION), value_weight)
         self.multiplier.ascend(metrics["divergence_mean"] - self._threshold)
         self.follow_targets()
         return metrics | {"multiplier": self.multiplier()}
-
-    def _fit_behavior(self, batch: Transition, seed: tf.Tensor) -> Metrics:
-        def loss() -> tuple[tf.Tensor, Metrics]:
-            return tf.reduce_mean(self.behavior.loss(batch.observation, batch.action, seed)), {}
-
-        return {"behavior_loss": gradient_step(loss, self.behavior.trainable_variables, self._behavior_optimizer)[0]}
 
     def _fit_policy(self, batch: Transition, seed: tf.Tensor, value_weight: float) -> Metrics:
         def loss() -> tuple[tf.Tensor, Metrics]:

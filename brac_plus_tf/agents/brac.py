@@ -18,6 +18,7 @@ from brac_plus_tf.agents.actor_critic import (
     PolicyDraw,
     Training,
     draw_policy,
+    entropy_floor,
     training_stages,
 )
 from brac_plus_tf.agents.base import Stage
@@ -194,7 +195,7 @@ class BRAC(ActorCritic):
         self.regularizer: Regularizer = divergence.build(dimensions, seed)
         self.multiplier, self.entropy_multiplier = multiplier.build(), entropy.build()
         self._target_divergence = target_divergence
-        self._minimum_entropy = -dimensions.action if minimum_entropy is None else minimum_entropy
+        self._minimum_entropy = entropy_floor(minimum_entropy, dimensions)
         self._value_penalty = self._divergence_at_next if value_penalty else (lambda draw, batch, seed: 0.0)
 
     def stages(self) -> Sequence[Stage]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import LearnedMultiplier, Multiplier, draw_policy
+from brac_plus_tf.agents.actor_critic import LearnedMultiplier, Multiplier, draw_policy, entropy_floor
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.behavior import GaussianBehavior
 from brac_plus_tf.distributions import inverse_tanh, tanh_log_prob
@@ -66,7 +66,7 @@ class ClonedPolicy:
         self._settings = settings
         self.network = settings.actor.build(dimensions, seed, "behavior")
         self.entropy_multiplier: LearnedMultiplier = settings.entropy.build()
-        self._minimum_entropy = -dimensions.action if settings.minimum_entropy is None else settings.minimum_entropy
+        self._minimum_entropy = entropy_floor(settings.minimum_entropy, dimensions)
         self._optimizer = settings.fit.adam(self.network.trainable_variables)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:

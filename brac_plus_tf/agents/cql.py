@@ -12,7 +12,15 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy, training_stages
+from brac_plus_tf.agents.actor_critic import (
+    ActorCritic,
+    MaxQ,
+    Multiplier,
+    Training,
+    draw_policy,
+    entropy_floor,
+    training_stages,
+)
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.agents.cloning import cloning_loss
 from brac_plus_tf.losses import soft_policy_loss
@@ -103,7 +111,7 @@ class CQL(ActorCritic):
         self._conservative_value, self._soft_maximum_temperature = conservative_value, soft_maximum_temperature
         self._action_samples, self._weight, self._target_gap = action_samples, weight, target_gap
         self._action_size, self._action_margin = dimensions.action, action_margin
-        self._minimum_entropy = -dimensions.action if minimum_entropy is None else minimum_entropy
+        self._minimum_entropy = entropy_floor(minimum_entropy, dimensions)
         self.gap_multiplier, self.temperature = gap_multiplier.build(), entropy.build()
 
     def stages(self) -> Sequence[Stage]:

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Multiplier, Training, draw_policy, training_stages
+from brac_plus_tf.agents.actor_critic import (
+    ActorCritic,
+    MaxQ,
+    Multiplier,
+    Training,
+    draw_policy,
+    entropy_floor,
+    training_stages,
+)
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.losses import soft_policy_loss
 from brac_plus_tf.networks import Actor, Critic
@@ -36,7 +44,7 @@ class SAC(ActorCritic):
         super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
         self._training = training
         self.temperature = entropy.build()
-        self._minimum_entropy = -dimensions.action if minimum_entropy is None else minimum_entropy
+        self._minimum_entropy = entropy_floor(minimum_entropy, dimensions)
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
