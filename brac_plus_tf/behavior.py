@@ -18,7 +18,7 @@ import tensorflow as tf
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, gaussian_mixture, split_gaussian
 from brac_plus_tf.networks import EnsembleMLP, repeat
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Dimensions, Metrics, Transition, check_shapes
+from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, check_shapes
 from brac_plus_tf.updates import build_adam, gradient_step
 
 
@@ -126,7 +126,7 @@ def all_members(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[Conditi
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class VAEEnsemble:
+class VAEEnsemble(HyperParameters):
     """Shape of the behaviour policy (App. F: 3 models, "3-layer", hidden 512).
 
     latent_size: None stands for 2 A. mixture_components: K Gaussians in the decoder; the experiments use 1.
@@ -198,7 +198,7 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class ActionAutoEncoder:
+class ActionAutoEncoder(HyperParameters):
     """BCQ's and BEAR's conditional auto-encoder of actions: mean squared error, half the latent KL.
 
     Not a density model: its loss is no likelihood bound, so no KL can be measured from it. latent_size: None stands

@@ -17,11 +17,22 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
-        except UserError as error:
+        except (UserError, OSError) as error:  # a full disk or a lost directory is the user's to mend, too
             if _DEBUG.value:
                 raise
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
-            return 1
+            return _refuse(error)
         return 0
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_refuse(error))
+
+
+def _refuse(error: Exception) -> int:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return 1

@@ -18,7 +18,7 @@ from brac_plus_tf import dataset_download, hdf5_reader
 from brac_plus_tf.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
 from brac_plus_tf.hdf5_reader import Rows
 from brac_plus_tf.tasks import Task, find_task
-from brac_plus_tf.types import Dimensions, Transition, UserError
+from brac_plus_tf.types import Dimensions, Transition, UserError, checked
 
 _SMALLEST_OBSERVATION_SCALE = 1e-3
 _ACTION_TOLERANCE = 1e-6
@@ -150,6 +150,7 @@ def dataset_task(source: str, environment: str | None = None) -> Task | None:
 
 
 @gin.register
+@checked
 def load_dataset(
     source: str | Sequence[str],
     task: Task | None = None,

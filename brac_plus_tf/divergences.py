@@ -15,7 +15,7 @@ import tensorflow as tf
 from brac_plus_tf.behavior import BehaviorModel, ConditionalVAE
 from brac_plus_tf.distributions import Distribution, draw_gaussian, gaussian_to_mixture_kl_bound
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Metrics, check_shapes
+from brac_plus_tf.types import HyperParameters, Metrics, check_shapes
 
 Kernel = Callable[[tf.Tensor, float], tf.Tensor]
 
@@ -39,7 +39,7 @@ class Divergence(Protocol):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class KLUpperBound:
+class KLUpperBound(HyperParameters):
     """Closed-form upper bound on KL(pi || pi_b) through the VAE (Eq. 7).
 
         D(s) = 1/L sum_l KL(pi(.|s) || p(.|s, z_l)) + KL(q(z|s,u') || p(z)),   z_l ~ q(z|s,u'),  u' ~ pi(.|s)
@@ -67,7 +67,7 @@ class KLUpperBound:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class SampledKL:
+class SampledKL(HyperParameters):
     """KL(pi || pi_b) from samples, as BRAC estimates it: 1/N sum_n log pi(u_n|s) - log pi_b(u_n|s).
 
     Unbiased up to the importance-sampled log pi_b, of high variance, possibly negative. `samples`: N;
@@ -134,7 +134,7 @@ def maximum_mean_discrepancy(x: tf.Tensor, y: tf.Tensor, kernel: Kernel, sigma: 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class MMD:
+class MMD(HyperParameters):
     """Kernel maximum mean discrepancy between policy and behaviour samples (Eq. 5; Adroit, ablation of Fig. 2a).
 
     samples: N of each. sigma: kernel width. latent_clip: prior latents are clipped to +-this and the decoder's mean

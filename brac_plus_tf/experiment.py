@@ -20,12 +20,12 @@ from brac_plus_tf.run_record import RunRecord, host_facts, read_metrics, write_j
 from brac_plus_tf.saved_policy import DeployedPolicy
 from brac_plus_tf.stage_cache import StageCache
 from brac_plus_tf.tasks import Task
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.types import Dimensions, HyperParameters, UserError
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(HyperParameters):
     """What to train on what, and how to judge it.
 
     agent: (dimensions, seed) -> agent. agent_name: its directory's name; give variants names of their own.
@@ -47,6 +47,7 @@ class Experiment:
     loop: trainer.Loop = trainer.Loop()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.dataset:
             raise UserError("Experiment.dataset is empty: name a D4RL dataset or HDF5 files")
         for name in ("evaluation_episodes", "final_episodes"):
@@ -91,8 +92,11 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
     sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
     task = evaluation_task(experiment.environment, sources)
     dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
-    agent = experiment.agent(dataset.dimensions, seed)
-    agent.stages()  # what an agent refuses, it refuses before anything is written
+    try:
+        agent = experiment.agent(dataset.dimensions, seed)
+        agent.stages()  # what an agent refuses, it refuses before anything is written
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{experiment.agent_name}: these settings do not fit it ({error})") from error
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     if experiment.action not in policy.act:
         raise UserError(f"Experiment.action: {experiment.action!r} is none of {', '.join(policy.act)}")

@@ -11,7 +11,7 @@ from typing import ClassVar
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.types import check_shapes
+from brac_plus_tf.types import HyperParameters, check_shapes
 
 DualLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -23,7 +23,7 @@ def softplus_inverse(value: float) -> float:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class StraightThrough:
+class StraightThrough(HyperParameters):
     """Dual loss per state whose descent is a step in alpha(s) itself (Algorithm 1, line 8).
 
         loss = -x stopgrad(D - eps),  alpha = softplus(x)
@@ -53,7 +53,7 @@ def through_softplus(raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tens
 
 
 @dataclasses.dataclass(frozen=True)
-class EntropyConstraint:
+class EntropyConstraint(HyperParameters):
     """A bound on E[H(pi(.|s))] held by a scalar multiplier beta >= 0; entropies in nats, of the squashed action.
 
     target: the bound H0. None stands for (behaviour's negative log-likelihood) - A log 4, measured once the
@@ -93,7 +93,7 @@ class MinimumEntropy(EntropyConstraint):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class AbsoluteThreshold:
+class AbsoluteThreshold(HyperParameters):
     """eps_KL or eps_MMD as Tables 5 and 6 give it; belongs to D4RL's own files."""
 
     value: float
@@ -106,7 +106,7 @@ class AbsoluteThreshold:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class RelativeThreshold:
+class RelativeThreshold(HyperParameters):
     """The initial policy's mean divergence plus a margin, for any dataset."""
 
     margin: float

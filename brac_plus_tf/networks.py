@@ -10,7 +10,7 @@ import tensorflow as tf
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, split_gaussian
 from brac_plus_tf.lagrange import DualLoss, StraightThrough, softplus_inverse
 from brac_plus_tf.randomness import initializer_seed
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.types import Dimensions, HyperParameters
 
 
 class EnsembleMLP(tf.keras.layers.Layer):
@@ -71,7 +71,7 @@ def repeat(tensor: tf.Tensor, samples: int) -> tf.Tensor:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Actor:
+class Actor(HyperParameters):
     """Shape of the tanh-Gaussian policy (App. F: "3-layer", hidden 512, read as two hidden layers).
 
     log_std_range bounds the logarithm of the pre-tanh standard deviation.
@@ -101,7 +101,7 @@ class ActorNetwork(EnsembleMLP):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Critic:
+class Critic(HyperParameters):
     """Shape and learning of the K Q networks (Table 4).
 
     learning_rate: Adam's. gamma: discount. tau: share of the critic that its target takes over per step.
@@ -146,7 +146,7 @@ class CriticNetwork(EnsembleMLP):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class StateMultiplier:
+class StateMultiplier(HyperParameters):
     """alpha(s) = softplus(x(s)), one Lagrange multiplier per state (Eq. 8; App. F: hidden 256).
 
     learning_rate: Adam's. initial_value: alpha at the start. dual_loss: (x [B], violation [B]) -> [B].
@@ -167,7 +167,7 @@ class StateMultiplier:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class GlobalMultiplier:
+class GlobalMultiplier(HyperParameters):
     """One multiplier alpha = softplus(x) for all states, holding the mean of D (the ablation of Fig. 2b)."""
 
     learning_rate: float = 1e-3

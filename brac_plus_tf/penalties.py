@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.types import check_shapes
+from brac_plus_tf.types import HyperParameters, check_shapes
 
 Mask = Callable[[tf.Tensor], tf.Tensor]
 GradientSize = Callable[[tf.Tensor], tf.Tensor]
@@ -93,7 +93,7 @@ def lipschitz_penalty(
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class GradientPenalty:
+class GradientPenalty(HyperParameters):
     """lambda ||grad_a min_j Q_j(s,a'')||^2 f(D(s) - eps_GP) (Eq. 10).
 
     weight: lambda. mask: f. size: how the gradient is measured.

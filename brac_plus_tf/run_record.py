@@ -121,6 +121,8 @@ class RunRecord:
     def _rewind_metrics(self, size: int) -> None:
         """Drops rows written after the checkpoint and writes TensorBoard's events anew from what remains."""
         content = self._metrics.read_bytes()[:size] if self._metrics.exists() and size else _HEADER.encode()
+        if len(content) < size:
+            raise UserError(f"{self._metrics}: rows before the checkpoint are missing; restore it, or remove the run")
         write_atomically(self._metrics, content)
         for events in (self.directory / "tensorboard").glob("events.out.tfevents.*"):
             events.unlink()

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.datasets import Scaling
+from brac_plus_tf.saved_model_check import check_saved_model
 from brac_plus_tf.types import Dimensions, UserError
 
 METADATA = "policy.json"
@@ -128,11 +129,12 @@ class LoadedPolicy:
     """A policy read back from `DeployedPolicy.save`; `dimensions` are its sizes, `actions` its ways to act."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises UserError if the directory does not hold an exported policy."""
+        """Raises UserError if the directory does not hold an exported policy, or more than a policy."""
         try:
             facts = json.loads((directory / METADATA).read_text())
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
             self.actions: list[str] = list(facts["actions"])
+            check_saved_model(directory)
             signatures = tf.saved_model.load(str(directory)).signatures
             self._signatures = {
                 name: signatures["serving_default" if name == self.actions[0] else name] for name in self.actions

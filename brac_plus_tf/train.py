@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> None:
         experiment = Experiment()
     except RuntimeError as error:  # gin's, for what must be bound and is not
         raise UserError(f"{error}; give --dataset or bind it") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"gin: {error}") from error
     try:
         directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
     except Interrupted as stop:

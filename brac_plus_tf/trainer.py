@@ -5,11 +5,12 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import gin
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.randomness import Purpose, base_seed, fold
 from brac_plus_tf.run_record import Position, RunRecord
 from brac_plus_tf.stage_cache import StageCache
-from brac_plus_tf.types import Metrics, UserError
+from brac_plus_tf.types import HyperParameters, Metrics, UserError
 
 Evaluate = Callable[[], dict[str, float]]
 RunSteps = Callable[[int, int], dict[str, float]]
@@ -36,7 +37,7 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Loop:
+class Loop(HyperParameters):
     """How often things happen beside training; none of it changes what is learned.
 
     steps_per_call: gradient steps per compiled call; metrics are their means. checkpoint_interval: gradient steps.
@@ -49,6 +50,7 @@ class Loop:
     compiled: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps_per_call", "checkpoint_interval", "evaluation_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"Loop.{name} is {getattr(self, name)}: it must be at least 1")
@@ -104,7 +106,7 @@ def _train_stage(
     stage, variables = stages[index], named_variables(agent.components())
     stage_seed = fold(base_seed(seed), index)
     run_steps = compile_stage(stage, dataset, stage_seed, loop.compiled)
-    interval = loop.evaluation_epochs * stage.epoch_steps
+    interval, warned = loop.evaluation_epochs * stage.epoch_steps, set[str]()
     with tqdm(total=stage.steps, initial=step, desc=stage.name, unit="step", file=sys.stdout, mininterval=1.0) as bar:
         while step < stage.steps:
             if step % stage.epoch_steps == 0:
@@ -115,10 +117,15 @@ def _train_stage(
                 min(*(_next_multiple(step, size) for size in (loop.steps_per_call, stage.epoch_steps)), stage.steps),
             )
             began = time.perf_counter()
-            means = _mean_metrics(run_steps, stage, start, step - start)
+            means = _mean_metrics(run_steps, stage, start, step - start, variables)
             record.write_timing(stage.name, step, step - start, time.perf_counter() - began)
             record.write_metrics(stage.name, step, means)
             bar.update(step - start)
+            if step % stage.epoch_steps == 0 or step == stage.steps:
+                for topic, warning in stage.watch(dataset, step, means).items():
+                    if topic not in warned:
+                        logging.warning("%s step %d: %s", stage.name, step, warning)
+                    warned.add(topic)
             if stage.evaluate and evaluate and (step % interval == 0 or step == stage.steps):
                 scores = evaluate()
                 record.write_metrics(stage.name, step, {f"evaluation/{key}": value for key, value in scores.items()})
@@ -159,15 +166,23 @@ def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compil
     return sums_of
 
 
-def _mean_metrics(run_steps: RunSteps, stage: Stage, step: int, count: int) -> dict[str, float]:
+def _mean_metrics(
+    run_steps: RunSteps, stage: Stage, step: int, count: int, variables: Mapping[str, tf.Variable]
+) -> dict[str, float]:
+    """One compiled call; a loss, gradient or variable that is not finite ends the run (Adam keeps every gradient)."""
     means = {name: value / count for name, value in run_steps(step, count).items()}
     broken = [name for name, value in means.items() if not math.isfinite(value)]
+    broken += [name for name, variable in variables.items() if not _is_finite(variable)][:3]
     if broken:
         raise UserError(
             f"{stage.name}: {', '.join(broken)} not finite between steps {step} and {step + count}; training stopped, "
             "the last checkpoint is from before; lower the learning rate or check the data"
         )
     return means
+
+
+def _is_finite(variable: tf.Variable) -> bool:
+    return bool(np.isfinite(np.sum(variable.numpy(), dtype=np.float64)))  # of one array: any NaN or infinity shows
 
 
 def _next_multiple(step: int, interval: int) -> int:

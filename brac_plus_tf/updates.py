@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import gin
 import tensorflow as tf
 
+from brac_plus_tf.types import HyperParameters
+
 Loss = Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]]
 
 
@@ -64,7 +66,7 @@ def soft_update(source: Sequence[tf.Variable], target: Sequence[tf.Variable], ta
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class Fit(HyperParameters):
     """One pre-training stage: gradient steps, batch size and learning rate.
 
     decay: factors on the learning rate for equal parts of the stage; the default drops it four times, as the

@@ -217,34 +217,6 @@ def test_other_settings_of_the_main_stage_reuse_the_stages_before_it(trained, da
 # What training refuses ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("more", "bindings", "message"),
-    [
-        ([], ["Improvement.epoch = 3"], "epoch"),
-        ([], ["Improvment.epochs = 3"], "Improvment"),
-        ([], ["Improvement.epochs = "], "gin"),
-        ([], [*BINDINGS, "MMD.sigma = 3.0"], "'MMD.sigma = 3.0' has no effect"),
-        ([], [*BINDINGS, "GlobalMultiplier.initial_value = 3.0"], "has no effect"),
-        ([], ["Loop.steps_per_call = 0"], "Loop.steps_per_call is 0"),
-        ([], ["Improvement.steps_per_epoch = 0", *BINDINGS[:4]], "0 steps per epoch"),
-        ([], ["Experiment.action = 'best'", *BINDINGS[:4]], "'best' is none of mean, sample, max_q"),
-        (["--dataset=absent.hdf5"], [], "absent.hdf5"),
-        (["--dataset=hopper-medium-v0"], [], "hopper_medium.hdf5 is not in"),
-        (["--env=Hoper-v4"], [], "did you mean Hopper-v4"),
-        (["--env=Walker2d-v4"], [], "17"),
-        (["--gin_file=absent.gin"], [], "absent.gin"),
-        (["extra"], [], "unexpected argument 'extra'"),
-    ],
-    ids=str,
-)
-def test_what_is_wrong_is_one_line(tmp_path, dataset, monkeypatch, more, bindings, message):
-    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    outcome = run_here("train", *arguments(tmp_path / "runs", dataset, *more, bindings=bindings))
-    assert message in the_error(outcome)
-    assert not (tmp_path / "runs").exists()
-
-
 def test_a_dataset_must_be_named(tmp_path):
     outcome = run_here("train", *arguments(tmp_path / "runs", None, bindings=[]))
     assert "dataset" in the_error(outcome)
@@ -328,13 +300,6 @@ def test_bindings_beat_flags_and_flags_beat_files(tmp_path, monkeypatch, flags, 
     ((built, root_dir, seed, passed),) = seen
     assert (built.dataset, built.environment) == expected
     assert (built.agent_name, root_dir, seed, passed) == ("later", "runs", 5, bindings)
-
-
-@pytest.mark.parametrize("seed", ["-1", "one"])
-def test_a_seed_is_a_natural_number(seed):
-    outcome = run_here("train", "--gin_file=x.gin", f"--seed={seed}")
-    assert outcome.status not in (0, None)
-    assert "seed" in outcome.stderr + outcome.stdout
 
 
 # Evaluating and exporting ---------------------------------------------------------------------------------------------

@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Policy, Stage, Update
+from brac_plus_tf.agents.base import Policy, Stage, Update, Watch
+from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
 from brac_plus_tf.losses import squared_td_error, td_target
 from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork, repeat
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Dimensions, Metrics, Transition, UserError
+from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, UserError
 from brac_plus_tf.updates import build_adam, gradient_step, soft_update
 
 
@@ -90,7 +91,7 @@ def best_action(critic: CriticNetwork, observation: tf.Tensor, actions: tf.Tenso
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class MaxQ:
+class MaxQ(HyperParameters):
     """Acting by the best of `samples` policy draws under min_j Q_j, clipped to +-clip deviations if given."""
 
     samples: int = 10
@@ -108,7 +109,7 @@ class MaxQ:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Multiplier:
+class Multiplier(HyperParameters):
     """A scalar multiplier learned by Adam: it rises while its constraint is violated and falls while it is slack.
 
     initial: its value at the start. learning_rate: Adam's; at 0 it stays fixed. minimum, maximum: its range.
@@ -157,7 +158,7 @@ def entropy_floor(minimum_entropy: float | None, dimensions: Dimensions) -> floa
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Training:
+class Training(HyperParameters):
     """The main stage of an actor-critic agent: `epochs` of `steps_per_epoch` gradient steps.
 
     warm_start: steps before it in which the policy does not see the critic yet.
@@ -223,20 +224,43 @@ class ActorCritic:
         """The targets' value of the policy's own next action, the best of `Critic.target_samples`, [B]."""
         return next_state_value(self.actor, self.target_critic, batch.next_observation, self._target_samples, seed)
 
+    def watch(self) -> Watch:
+        """Warns when Q diverges."""
+        return watch_value(self._gamma)
+
     def follow_targets(self) -> None:
         """Target critics <- tau critics + (1 - tau) target critics."""
         soft_update(self.critic.variables, self.target_critic.variables, self._tau)
 
 
+def watch_value(gamma: float) -> Watch:
+    """Warns when Q has left what the data's rewards can sum to: the sign of a critic that diverges."""
+
+    def watch(dataset: OfflineDataset, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        del step
+        reward = max(0.0, float(dataset.transitions.reward.max()))
+        highest = reward / (1.0 - gamma)
+        if metrics["q_max"] <= 1.1 * highest:  # an entropy bonus may add a little
+            return {}
+        text = f"Q reaches {metrics['q_max']:.4g}, rewards of at most {reward:.4g} sum to {highest:.4g}: Q diverges"
+        return {"value": text}
+
+    return watch
+
+
 def training_stages(
-    training: Training, update: Update, warm_start: Update | None = None, sample_shape: tuple[int, ...] = ()
+    training: Training,
+    watch: Watch,
+    update: Update,
+    warm_start: Update | None = None,
+    sample_shape: tuple[int, ...] = (),
 ) -> list[Stage]:
     """The warm start, if it has any steps, and the main stage, which is evaluated after its epochs.
 
     warm_start: None for an algorithm that has none. sample_shape: axes of a batch before [B].
     """
     shape, epoch = (*sample_shape, training.batch_size), training.steps_per_epoch
-    main = Stage("main", training.epochs * epoch, shape, update, epoch, evaluate=True)
+    main = Stage("main", training.epochs * epoch, shape, update, epoch, watch=watch, evaluate=True)
     if not training.warm_start:
         return [main]
     if warm_start is None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import tensorflow as tf
@@ -12,12 +12,19 @@ from brac_plus_tf.types import Metrics, Transition, UserError
 
 Update = Callable[[Transition, tf.Tensor], Metrics]
 Prepare = Callable[[OfflineDataset, int, tf.Tensor], list[str]]
+Watch = Callable[[OfflineDataset, int, Mapping[str, float]], dict[str, str]]
 
 
 def no_preparation(dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
     """Nothing to measure before an epoch."""
     del dataset, step, seed
     return []
+
+
+def no_watch(dataset: OfflineDataset, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Nothing to warn about."""
+    del dataset, step, metrics
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Stage:
     update: (batch, seed [2]) -> metrics (scalars), pure TensorFlow, traced once.
     epoch_steps: how often `prepare` runs; also the unit of evaluation.
     prepare: (dataset, step, seed [2]) -> warnings; runs eagerly before the first step of each epoch.
+    watch: (dataset, step, metrics) -> warnings by topic, after each epoch; the loop shows each topic once.
     evaluate: whether the policy is worth evaluating during the stage.
     writes: names of the components (see `Agent.components`) that the stage changes, if it may be reused by other
       runs; empty where it may not.
@@ -53,6 +61,7 @@ class Stage:
     update: Update
     epoch_steps: int
     prepare: Prepare = no_preparation
+    watch: Watch = no_watch
     evaluate: bool = False
     writes: tuple[str, ...] = ()
     settings: tuple[object, ...] = ()

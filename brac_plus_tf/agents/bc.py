@@ -8,13 +8,14 @@ import tensorflow as tf
 from brac_plus_tf.agents.actor_critic import draw_policy
 from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.agents.cloning import Cloning
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.types import Dimensions, checked
 
 
 @gin.register
 class BC:
     """A tanh-Gaussian policy fitted to the data's actions; see `Cloning` for its loss and its two forms."""
 
+    @checked
     def __init__(self, dimensions: Dimensions, seed: int, *, cloning: Cloning = Cloning()) -> None:
         self.cloned = cloning.build(dimensions, seed)
 

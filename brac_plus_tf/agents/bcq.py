@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages
+from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages, watch_value
 from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.behavior import ActionAutoEncoder
 from brac_plus_tf.networks import Critic, EnsembleMLP, repeat
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, Metrics, Transition, checked
 from brac_plus_tf.updates import build_adam, gradient_step, soft_update
 
 
@@ -39,6 +39,7 @@ class BCQ:
     of latents clipped to +-latent_clip.
     """
 
+    @checked
     def __init__(
         self,
         dimensions: Dimensions,
@@ -64,7 +65,7 @@ class BCQ:
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, self.update)
+        return training_stages(self._training, watch_value(self._gamma), self.update)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

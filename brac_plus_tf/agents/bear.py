@@ -15,7 +15,7 @@ from brac_plus_tf.divergences import MMD
 from brac_plus_tf.losses import constrained_policy_loss
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, Metrics, Transition, checked
 from brac_plus_tf.updates import gradient_step
 
 
@@ -26,6 +26,7 @@ class BEAR(ActorCritic):
     `Training.warm_start`: steps in which the policy only follows the constraint.
     """
 
+    @checked
     def __init__(
         self,
         dimensions: Dimensions,
@@ -47,7 +48,9 @@ class BEAR(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """The warm start, then the main stage."""
-        return training_stages(self._training, self.update, lambda batch, seed: self.update(batch, seed, 0.0))
+        return training_stages(
+            self._training, self.watch(), self.update, lambda batch, seed: self.update(batch, seed, 0.0)
+        )
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

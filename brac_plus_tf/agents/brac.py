@@ -28,7 +28,7 @@ from brac_plus_tf.losses import regularized_policy_loss
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.penalties import lipschitz_penalty
 from brac_plus_tf.randomness import Purpose, fold, uniform
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, checked
 from brac_plus_tf.updates import build_adam, gradient_step
 
 DualEstimate = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -56,7 +56,7 @@ class Regularizer(Protocol):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Primal:
+class Primal(HyperParameters):
     """A divergence measured from the cloned policy's density or samples."""
 
     divergence: SampledKL | MMD = SampledKL()
@@ -98,7 +98,7 @@ class PrimalRegularizer:
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Dual:
+class Dual(HyperParameters):
     """A divergence estimated by a critic c(s, a) of its own, which maximises the estimate (variational form).
 
     estimate: (c at the policy's action [B], c at the data's [B]) -> D(s) [B]. gradient_penalty: weight of c's
@@ -174,6 +174,7 @@ class BRAC(ActorCritic):
     `Training.warm_start`: steps in which the policy only follows the divergence.
     """
 
+    @checked
     def __init__(
         self,
         dimensions: Dimensions,
@@ -202,6 +203,7 @@ class BRAC(ActorCritic):
         """The divergence's own, the warm start, the main stage."""
         training = training_stages(
             self._training,
+            self.watch(),
             self.update,
             lambda batch, seed: self.update(batch, seed, value_weight=0.0),
             (self.regularizer.batches,),

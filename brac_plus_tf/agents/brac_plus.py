@@ -6,7 +6,7 @@ Reference: "BRAC+: Going Deeper with Behavior Regularized Offline Reinforcement 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import gin
 import numpy as np
@@ -31,7 +31,7 @@ from brac_plus_tf.losses import constrained_policy_loss
 from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
 from brac_plus_tf.penalties import GradientPenalty
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, checked
 from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, raw, soft_update, watch
 
 _MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
@@ -40,7 +40,7 @@ _CHUNK = 1000
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Improvement:
+class Improvement(HyperParameters):
     """Stage 4: `epochs` of `steps_per_epoch` gradient steps (Table 4).
 
     policy_decay: factors on the policy's learning rate for equal parts of the stage; constant in the paper.
@@ -69,6 +69,7 @@ class Improvement:
 class BRACPlus(ActorCritic):
     """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights."""
 
+    @checked
     def __init__(
         self,
         dimensions: Dimensions,
@@ -156,6 +157,7 @@ class BRACPlus(ActorCritic):
                 update=self.update,
                 epoch_steps=epoch,
                 prepare=self._prepare_epoch,
+                watch=self._watch,
                 evaluate=True,
             ),
         )
@@ -315,6 +317,17 @@ class BRACPlus(ActorCritic):
             self._measure_divergence(dataset.transitions.observation, seed)
         self.penalty_threshold.assign(self._moments.mean() + self._moments.standard_deviation())
         self._moments.reset()
+        return warnings
+
+    def _watch(self, dataset: OfflineDataset, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Beside Q: whether the multipliers hold the constraint, once they have had half the stage to rise."""
+        warnings = self.watch()(dataset, step, metrics)
+        if step >= self._improvement.steps / 2 and metrics["violated_share"] > 0.5:
+            warnings["constraint"] = (
+                f"{metrics['violated_share']:.0%} of the states lie beyond the divergence threshold "
+                f"{metrics['divergence_threshold']:.4g} (mean {metrics['divergence_mean']:.4g}); the multipliers do "
+                "not hold it: raise their learning rate or the threshold"
+            )
         return warnings
 
     def _fix_divergence_threshold(self, achieved: float) -> list[str]:

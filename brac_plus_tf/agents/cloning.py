@@ -12,13 +12,13 @@ from brac_plus_tf.behavior import GaussianBehavior
 from brac_plus_tf.distributions import inverse_tanh, tanh_log_prob
 from brac_plus_tf.networks import Actor, ActorNetwork
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition
 from brac_plus_tf.updates import Fit, gradient_step
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Cloning:
+class Cloning(HyperParameters):
     """Behaviour cloning as Google's BRAC does it: maximum likelihood under a floor on the entropy.
 
         loss = E[-log pi(a_data|s) + beta log pi(a~|s)],  a~ ~ pi;  beta rises while E[H] < minimum_entropy

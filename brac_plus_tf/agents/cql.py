@@ -26,7 +26,7 @@ from brac_plus_tf.agents.cloning import cloning_loss
 from brac_plus_tf.losses import soft_policy_loss
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.randomness import Purpose, fold, uniform
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, Metrics, Transition, checked
 from brac_plus_tf.updates import gradient_step
 
 
@@ -87,6 +87,7 @@ class CQL(ActorCritic):
     `Training.warm_start`: steps in which the policy clones the data.
     """
 
+    @checked
     def __init__(
         self,
         dimensions: Dimensions,
@@ -118,6 +119,7 @@ class CQL(ActorCritic):
         """Cloning beside the critics, then the main stage."""
         return training_stages(
             self._training,
+            self.watch(),
             self.update,
             lambda batch, seed: self.update(batch, seed, self._cloning_loss),
         )

@@ -21,7 +21,7 @@ from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.losses import soft_policy_loss
 from brac_plus_tf.networks import Actor, Critic
 from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition
+from brac_plus_tf.types import Dimensions, Metrics, Transition, checked
 from brac_plus_tf.updates import gradient_step
 
 
@@ -29,6 +29,7 @@ from brac_plus_tf.updates import gradient_step
 class SAC(ActorCritic):
     """Soft actor-critic. entropy: its temperature; minimum_entropy: nats, None stands for -A."""
 
+    @checked
     def __init__(
         self,
         dimensions: Dimensions,
@@ -48,7 +49,7 @@ class SAC(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, self.update)
+        return training_stages(self._training, self.watch(), self.update)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
