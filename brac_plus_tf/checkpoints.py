@@ -4,6 +4,7 @@ Written under a temporary name, synced and renamed, so a reader finds the old fi
 Reading one runs no code from it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,9 +29,25 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that may only be read nothing can be removed either
+            temporary.unlink()
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); free space or choose another directory"
+        ) from error
+
+
+def append(path: Path, text: str) -> None:
+    """Adds `text` at the end of the file at `path`; a part of it may remain if that fails.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    try:
+        with open(path, "a") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space, then the same command goes on"
         ) from error
 
 

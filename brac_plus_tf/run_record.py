@@ -3,6 +3,7 @@
 operative_config.gin  run.json  metrics.csv  timing.csv  tensorboard/  checkpoints/  evaluation.json  saved_model/
 """
 
+import contextlib
 import csv
 import difflib
 import fcntl
@@ -23,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from brac_plus_tf import __version__
-from brac_plus_tf.checkpoints import load_state, save_state, write_atomically
+from brac_plus_tf.checkpoints import append, load_state, save_state, write_atomically
 from brac_plus_tf.types import UserError
 
 FORMAT = 1  # of the directory; a reader refuses a newer one
@@ -95,28 +96,36 @@ class RunRecord:
 
     def write_metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Appends one row per metric: long format, so that stages need not share columns."""
-        with open(self._metrics, "a") as file:
-            file.writelines(f"{stage},{step},{name},{value!r}\n" for name, value in values.items())
+        append(self._metrics, "".join(f"{stage},{step},{name},{value!r}\n" for name, value in values.items()))
         self._write_summaries(stage, step, values)
 
     def _write_summaries(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        if self._tensorboard is None:
-            self._tensorboard = tf.summary.create_file_writer(str(self.directory / "tensorboard"))
-        with self._tensorboard.as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(f"{stage}/{name}", value)
+        with self._tensorboard_errors():
+            if self._tensorboard is None:
+                self._tensorboard = tf.summary.create_file_writer(str(self.directory / "tensorboard"))
+            with self._tensorboard.as_default(step):
+                for name, value in values.items():
+                    tf.summary.scalar(f"{stage}/{name}", value)
+
+    @contextlib.contextmanager
+    def _tensorboard_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.directory / 'tensorboard'}: cannot be written ({reason})") from error
 
     def write_timing(self, stage: str, step: int, steps: int, seconds: float) -> None:
         """Appends how long `steps` gradient steps took, up to `step`; apart from the metrics, which must repeat."""
         path = self.directory / _TIMING
         header = "" if path.exists() else "stage,step,steps,seconds\n"
-        with open(path, "a") as file:
-            file.write(f"{header}{stage},{step},{steps},{seconds:.6f}\n")
+        append(path, f"{header}{stage},{step},{steps},{seconds:.6f}\n")
 
     def flush(self) -> None:
         """Makes what was written visible to readers."""
         if self._tensorboard is not None:
-            self._tensorboard.flush()
+            with self._tensorboard_errors():
+                self._tensorboard.flush()
 
     def _rewind_metrics(self, size: int) -> None:
         """Drops rows written after the checkpoint and writes TensorBoard's events anew from what remains."""
@@ -211,9 +220,10 @@ def read_facts(directory: Path) -> dict[str, object]:
 def read_speeds(directory: Path) -> dict[str, float]:
     """Gradient steps per second of each stage, the median over its calls; the first call, which compiles, is one."""
     rates: dict[str, list[float]] = {}
-    with open(directory / _TIMING, newline="") as file:
-        for row in csv.DictReader(file):
-            rates.setdefault(row["stage"], []).append(int(row["steps"]) / float(row["seconds"]))
+    for line in (directory / _TIMING).read_text().splitlines():
+        # other lines are the head and what a killed process left
+        if row := re.fullmatch(r"(\w+),\d+,(\d+),(\d+\.\d{6})", line):
+            rates.setdefault(row[1], []).append(int(row[2]) / float(row[3]))
     return {stage: statistics.median(values) for stage, values in rates.items()}
 
 

@@ -44,7 +44,7 @@ class DeployedPolicy(tf.Module):
             tf.TensorSpec([], tf.int32, name="seed"),
         ]
 
-        @tf.function(input_signature=signature)
+        @tf.function(input_signature=signature, autograph=False)
         def act(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             # a loaded signature does not check its input's shape, and [N, 1] would be broadcast without a word
             observation = tf.ensure_shape(observation, [None, self.dimensions.observation])

@@ -148,7 +148,12 @@ def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compil
     names: list[str] = []
     _ = dataset.tensors  # made here: variables that first appear while tracing make TensorFlow trace again
 
-    @tf.function(jit_compile=compiled, input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)])
+    # without AutoGraph, which reads source files when a stage is traced, hours into a run that may have changed
+    @tf.function(
+        jit_compile=compiled,
+        autograph=False,
+        input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)],
+    )
     def run_steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         def body(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             metrics = take_step(stage, dataset, seed, first + index)

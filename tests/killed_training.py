@@ -77,6 +77,7 @@ def arm(moment: str) -> None:
     wrap(trainer, "_mean_metrics", before="before steps", after="after steps")
     wrap(evaluation.Evaluator, "_reset", before="episode")
     wrap(saved_policy, "place_directory", before="export")
+    wrap(experiment.LivePolicyEvaluation, "final", before="final episodes")
     wrap(experiment, "write_json", before="final evaluation")
     wrap(run_record.RunRecord, "save", after="checkpoint")
 

@@ -31,7 +31,8 @@ def write_run(directory, score, **changes):
         "stage,step,metric,value\n" + "".join(f"main,{step},evaluation/score_mean,{value}\n" for step, value in rows)
     )
     (directory / "timing.csv").write_text(
-        "stage,step,steps,seconds\nmain,100,100,50.0\nmain,200,100,2.0\nmain,300,100,2.5\n"
+        "stage,step,steps,seconds\nmain,100,100,50.000000\nmain,2main,200,100,2.000000\nmain,200,100,2.000000\n"
+        "main,300,100,2.500000\nmain,400,1"
     )
     return directory
 

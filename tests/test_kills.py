@@ -13,17 +13,17 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 from tiny import BINDINGS, CONFIGS, PROJECT, assert_same_bits, write_hopper_dataset
 
-# 24 steps of each stage before the main one, which has 24 epochs of 8; a call is 5 steps at most, so 5 calls and rows
-# to a stage before it, and 48 in it; a checkpoint every 20 steps and at the end of a stage
-SETTINGS = (*BINDINGS, "Improvement.epochs = 24", "Loop.compiled = False", "Loop.evaluation_epochs = 4")
+# 24 steps of each stage before the main one, which has 24 epochs of 8; a call is 5 steps at most, and
+# a checkpoint every 20 steps and at the end of a stage
+SETTINGS = (*BINDINGS, "Improvement.epochs = 60", "Loop.compiled = False", "Loop.evaluation_epochs = 4")
 MOMENTS = (
     *("half written:1", "before rename:2", "after rename:2", "before steps:1", "after steps:4"),  # nothing saved yet
     *("half a row:5", "checkpoint:1", "after steps:1", "before rename:2"),  # the behaviour policy
     *("half written:3", "half a row:3", "after steps:4", "checkpoint:3"),  # the initial policy
     *("before steps:2", "after steps:7", "after rename:4", "half written:3"),  # the initial critic
     *("half a row:4", "episode:1", "after steps:11", "episode:5", "checkpoint:2", "before rename:3"),  # the main stage
-    *("half a row:16", "half written:4", "episode:4", "after rename:5", "before steps:20"),
-    *("episode:12", "final evaluation:1", "export:1"),  # the end
+    *("half a row:16", "half written:2", "episode:2", "after rename:3", "before steps:9"),
+    *("final episodes:1", "final evaluation:1", "export:1"),  # the end
 )
 
 

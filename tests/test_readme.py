@@ -50,6 +50,9 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
         module = module.removeprefix("brac_plus_tf.")
         if module == "train":
             arguments += [f"--gin_bindings={binding}" for binding in tiny.BINDINGS]
+        if module == "compare":  # one run of each of two agents
+            (tmp_path / "tiny.gin").write_text("\n".join((*tiny.BINDINGS, "behavior/Actor.hidden_sizes = (8,)")))
+            arguments += ["--gin_file=tiny.gin", "--seeds=0", "--agents=bc,brac_plus"]
         outcome = tiny.run_here(module, *arguments)
         assert outcome.status == 0, f"{command}\n{outcome.stderr}"
         executed += 1

@@ -126,6 +126,23 @@ def test_warnings_of_prepare_name_the_stage(tmp_path, caplog):
     assert caplog.messages == ["second: the threshold is too low"]
 
 
+def test_what_a_stage_watches_is_asked_after_each_epoch_and_said_once(tmp_path, caplog):
+    """Epochs of 6 end at 6, 12, 18 and, cut off, at 22."""
+    agent, asked = TinyAgent(), []
+    first, second = agent.stages()
+
+    def watch(dataset, step, metrics):
+        asked.append((step, metrics["count"]))
+        return {"count": f"count is {metrics['count']:g}"} if step > 6 else {}
+
+    object.__setattr__(second, "watch", watch)
+    agent.stages = lambda: (first, second)
+    with caplog.at_level(logging.WARNING):
+        Run(tmp_path).train(agent)
+    assert asked == [(6, 5.5), (12, 10.5), (18, 17.5), (22, 21.5)]
+    assert caplog.messages == ["second step 12: count is 10.5"]
+
+
 @pytest.mark.parametrize("name", ["steps_per_call", "checkpoint_interval", "evaluation_epochs"])
 def test_an_interval_of_zero_is_refused(name):
     with pytest.raises(UserError, match=f"Loop.{name} is 0"):
@@ -376,7 +393,7 @@ def test_a_stage_computed_by_an_equal_run_is_reused(tmp_path, uninterrupted, cap
 def test_a_metric_that_is_not_finite_stops_training(tmp_path, compiled):
     """The 15th step of the second stage breaks: in the call of steps 13 to 16, after the checkpoint at 12."""
     run = Run(tmp_path, Loop(steps_per_call=4, checkpoint_interval=5, compiled=compiled))
-    with pytest.raises(UserError, match="second: first_entry, fragile not finite between steps 12 and 16"):
+    with pytest.raises(UserError, match="second: first_entry, fragile, second/000 not finite between steps 12 and 16"):
         run.train(TinyAgent(break_at=15))
     newest = run.newest_checkpoint()
     assert newest.name == "1-000000012.safetensors"
@@ -397,7 +414,7 @@ def test_variables_broken_behind_finite_metrics_are_not_saved(tmp_path):
     object.__setattr__(second, "update", lambda batch, seed: {"count": update(batch, seed)["count"]})
     agent.stages = lambda: (first, second)
     run = Run(tmp_path)
-    with pytest.raises(UserError, match="second/000"):
+    with pytest.raises(UserError, match=r"second: second/000, second/002 not finite between steps 12 and 16"):
         run.train(agent)
     assert run.newest_checkpoint().name == "1-000000012.safetensors"
     assert all(np.isfinite(array).all() for array in load_file(run.newest_checkpoint()).values())

@@ -347,7 +347,7 @@ class BRACPlus(ActorCritic):
             chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
             self._moments.add(self._divergence_only(chunk, fold(seed, index)))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _divergence_only(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return self._draw_and_measure(observation, seed)[1]
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from fakes import assert_mean, linear_actor, linear_critic, random_behavior
 from scipy import stats
 
@@ -13,6 +14,7 @@ from brac_plus_tf.agents.actor_critic import (
     fit_critic,
     mean_over_draws,
     next_state_value,
+    watch_value,
 )
 from brac_plus_tf.distributions import diagonal_gaussian
 from brac_plus_tf.divergences import MMD, KLUpperBound, SampledKL
@@ -143,6 +145,17 @@ def test_fitting_a_critic_leaves_its_target_alone():
     fit_critic(critic, build_adam(0.1, critic.trainable_variables), batch, next_value, 0.9)
     for old, new in zip(before, actor.get_weights() + target.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_q_beyond_what_rewards_can_sum_to_is_warned_about():
+    # 1 + 0.9 * 2 ... : rewards of at most 2 sum to 2 / (1 - 0.9) = 20; a tenth more is let pass
+    dataset = tiny.make_dataset()
+    rewards = np.linspace(-1.0, 2.0, len(dataset.transitions.reward), dtype=np.float32)
+    watch, dataset = watch_value(0.9), tiny.with_columns(dataset, reward=rewards)
+    assert watch(dataset, 0, {"q_max": 21.9}) == {}
+    assert watch(dataset, 0, {"q_max": 22.1}) == {"value": "Q reaches 22.1, rewards of at most 2 sum to 20: Q diverges"}
+    losses = tiny.with_columns(dataset, reward=-abs(rewards) - 1.0)
+    assert watch(losses, 0, {"q_max": -0.1}) == {} and watch(losses, 0, {"q_max": 0.1})
 
 
 def test_max_q_picks_what_the_critics_prefer():

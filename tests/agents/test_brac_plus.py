@@ -232,6 +232,19 @@ def test_unreachable_threshold_warns_with_both_numbers():
     assert agent.divergence_threshold.numpy() == 0.5
 
 
+def test_a_constraint_that_is_not_held_is_warned_about_in_the_second_half():
+    agent = make_agent(improvement=Improvement(epochs=4, steps_per_epoch=10, batch_size=8))
+    watch, dataset = agent.stages()[-1].watch, make_dataset()
+    metrics = {"q_max": 0.0, "violated_share": 0.6, "divergence_threshold": 2.0, "divergence_mean": 2.5}
+    assert watch(dataset, 10, metrics) == {}
+    assert (
+        "60% of the states lie beyond the divergence threshold 2 (mean 2.5)"
+        in watch(dataset, 20, metrics)["constraint"]
+    )
+    assert watch(dataset, 20, metrics | {"violated_share": 0.5}) == {}
+    assert list(watch(dataset, 10, metrics | {"q_max": 1e9})) == ["value"]
+
+
 def test_entropy_target_from_the_behaviour_policy():
     """With q = prior and p(u|s,z) = N(0, I): target = E[-log N(u)] + E[log(1 - tanh(u)^2)] - A log 4, by numpy."""
     agent, dataset = make_agent(entropy=MaximumEntropy(target=None)), make_dataset()
