@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -55,8 +56,14 @@ class RunRecord:
             raise UserError(f"{directory}: another process is working on this run; wait for it or stop it") from error
         except OSError as error:
             raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another --root_dir") from error
+        self._remove_leftovers()
         self._metrics = directory / "metrics.csv"
         self._tensorboard: tf.summary.SummaryWriter | None = None
+
+    def _remove_leftovers(self) -> None:
+        """What a killed process was about to rename into place; the lock says that it is gone."""
+        for path in [*self.directory.glob(".*.tmp"), *self._checkpoints.glob(".*.tmp")]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def begin(self, operative_config: str, facts: dict[str, object]) -> None:
         """Fixes the configuration of a new run; of an existing one, checks that it is the same.

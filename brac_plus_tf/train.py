@@ -15,6 +15,21 @@ from brac_plus_tf.trainer import Interrupted
 from brac_plus_tf.types import UserError
 
 
+def configure(files: Sequence[str], bindings: Sequence[str]) -> Experiment:
+    """The experiment that gin files and bindings describe.
+
+    Raises:
+      UserError: for whatever is wrong with them.
+    """
+    configuration.parse(files, bindings)
+    try:
+        return Experiment()
+    except RuntimeError as error:  # gin's, for what must be bound and is not
+        raise UserError(f"{error}; give --dataset or bind it") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"gin: {error}") from error
+
+
 def main(argv: Sequence[str]) -> None:
     """The command."""
     if len(argv) > 1:
@@ -26,13 +41,7 @@ def main(argv: Sequence[str]) -> None:
         shorthand.append(f"Experiment.dataset = {tuple(values.dataset)!r}")
     if values.env:
         shorthand.append(f"Experiment.environment = {values.env!r}")
-    configuration.parse(values.gin_file, [*shorthand, *values.gin_bindings])
-    try:
-        experiment = Experiment()
-    except RuntimeError as error:  # gin's, for what must be bound and is not
-        raise UserError(f"{error}; give --dataset or bind it") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"gin: {error}") from error
+    experiment = configure(values.gin_file, [*shorthand, *values.gin_bindings])
     try:
         directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
     except Interrupted as stop:
