@@ -170,6 +170,12 @@ def _markdown(results: Sequence[Result]) -> str:
         lines += ["", f"Interquartile mean over tasks{' and seeds' if seeds > 1 else ''}:", ""]
         columns = {agent: [runs.get((name, agent), []) for name in datasets] for agent in agents}
         lines += _table(["", *agents], [["IQM", *(_iqm_entry(column, seeds) for column in columns.values())]])
+    lines += [
+        "",
+        "Mean of the last 10 evaluations of each run, which follow a policy's swings less than its last one:",
+        "",
+    ]
+    lines += _table(["dataset", *agents], rows(_last_evaluations_entry))
     lines += ["", "Gradient steps per second of each stage, median over the run:", ""]
     lines += _table(["dataset", *agents], rows(_speed_entry))
     return "\n".join(lines) + "\n"
@@ -195,9 +201,17 @@ def _with_interval(scores: np.ndarray, aggregate: Aggregate) -> str:
 def _score_entry(runs: list[Result]) -> str:
     if not runs:
         return "failed"
-    text = _with_interval(np.array([[run.score] for run in runs]), lambda scores: float(np.mean(scores)))
+    text = _with_interval(np.array([[run.score] for run in runs]), _mean)
     published = published_score(runs[0].cell.dataset, runs[0].cell.agent)
     return text if published is None else f"{text} (paper {published:g})"
+
+
+def _last_evaluations_entry(runs: list[Result]) -> str:
+    return _with_interval(np.array([[run.last_evaluations] for run in runs]), _mean) if runs else "failed"
+
+
+def _mean(scores: np.ndarray) -> float:
+    return float(np.mean(scores))
 
 
 def _iqm_entry(runs_of_tasks: Sequence[list[Result]], seeds: int) -> str:

@@ -60,6 +60,12 @@ def test_the_table_holds_means_intervals_and_the_papers_numbers(cells, tmp_path)
     assert rows[3] == ("halfcheetah-medium-replay", ["40.0 [40.0, 40.0]", "52.0 [50.0, 54.0] (paper 46.1)"])
 
 
+def test_the_last_evaluations_have_a_table_of_their_own(cells, tmp_path):
+    rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
+    # each run's file says that they were 1 below its last score
+    assert ("hopper-medium-replay", ["2.0 [-1.0, 5.0]", "79.0 [69.0, 89.0]"]) in rows
+
+
 def test_speeds_are_medians_of_the_calls(cells, tmp_path):
     rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
     # 2, 50 and 40 steps/s: the call that compiled does not count for more than one

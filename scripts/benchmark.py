@@ -1,0 +1,263 @@
+"""How fast an agent's stages train, and how near that is to what the machine's matrix products allow.
+
+python scripts/benchmark.py --gin_file=gin_configs/brac_plus/base.gin [--task=Hopper-v4] [--output=benchmark.json]
+python scripts/benchmark.py --gin_file=... --compare="Critic.hidden_sizes = (128, 128)"      two settings in alternation
+
+A stage's limit is the rate of a step that did nothing but its matrix products, each as fast as this process can do one
+of that shape; the products are read off the traced step. Data are random numbers of the task's sizes.
+"""
+
+import collections
+import math
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from brac_plus_tf import configuration
+from brac_plus_tf.agents.base import Agent, Stage
+from brac_plus_tf.command_line import run_command
+from brac_plus_tf.datasets import OfflineDataset, Scaling
+from brac_plus_tf.environments import make_environment
+from brac_plus_tf.evaluation import Evaluator
+from brac_plus_tf.experiment import Experiment
+from brac_plus_tf.randomness import base_seed
+from brac_plus_tf.run_record import host_facts, write_json
+from brac_plus_tf.saved_policy import DeployedPolicy
+from brac_plus_tf.tasks import find_task
+from brac_plus_tf.trainer import compile_stage, take_step
+from brac_plus_tf.types import Dimensions, Transition
+
+Product = tuple[int, int, int]  # [m, k] times [k, n]
+
+
+def random_dataset(dimensions: Dimensions, rows: int) -> OfflineDataset:
+    """Normal observations, uniform actions and rewards, a terminal in every hundredth row."""
+    generator = np.random.default_rng(0)
+    observation, action = dimensions
+    columns = (
+        generator.normal(size=(rows, observation)),
+        generator.uniform(-0.9, 0.9, size=(rows, action)),
+        generator.uniform(size=rows),
+        np.arange(rows) % 100 > 0,
+        generator.normal(size=(rows, observation)),
+        generator.uniform(-0.9, 0.9, size=(rows, action)),
+    )
+    zeros, ones, nothing = np.zeros(observation, np.float32), np.ones(observation, np.float32), np.zeros(0)
+    scaling = Scaling(zeros, ones, np.zeros(action, np.float32), np.ones(action, np.float32))
+    transitions = Transition(*(np.asarray(column, np.float32) for column in columns))
+    return OfflineDataset(transitions, scaling, "0" * 64, (), (rows,), dimensions, nothing, nothing, nothing)
+
+
+# What a step computes -------------------------------------------------------------------------------------------------
+
+
+def count_products(stage: Stage, dataset: OfflineDataset) -> collections.Counter[Product]:
+    """The matrix products of one gradient step, by shape, in its graph as traced."""
+    _ = dataset.tensors
+    step = tf.function(lambda index: take_step(stage, dataset, base_seed(0), index), autograph=False)
+    graph = step.get_concrete_function(tf.TensorSpec([], tf.int32)).graph
+    products: collections.Counter[Product] = collections.Counter()
+    for operation in graph.get_operations():
+        if operation.type not in ("MatMul", "BatchMatMulV2"):
+            continue
+        left, right = (tensor.shape.as_list() for tensor in operation.inputs)
+        names = ("transpose_a", "transpose_b") if operation.type == "MatMul" else ("adj_x", "adj_y")
+        (m, k), n = left[-2:], right[-1]
+        if operation.get_attr(names[0]):
+            m, k = k, m
+        if operation.get_attr(names[1]):
+            n = right[-2]
+        products[m, k, n] += math.prod(left[:-2])
+    return products
+
+
+def multiply_adds(products: collections.Counter[Product]) -> int:
+    """Of all products together."""
+    return sum(count * math.prod(shape) for shape, count in products.items())
+
+
+# Times ----------------------------------------------------------------------------------------------------------------
+
+
+def median_rate(call: Callable[[int], object], steps: int, windows: int) -> float:
+    """Steps per second of call(steps), the median over `windows` calls."""
+    rates = []
+    for _ in range(windows):
+        start = time.perf_counter()
+        call(steps)
+        rates.append(steps / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def product_seconds(shape: Product, dtype: tf.DType, repeats: int, compiled: bool) -> float:
+    """Time of one matrix product, in a chain of products there and back, of which a compiler can skip none."""
+    m, k, n = shape
+    matrices = [np.random.default_rng(0).normal(size=size) / math.sqrt(size[1]) for size in ((m, k), (k, n), (n, k))]
+    left, there, back = (tf.constant(matrix, dtype) for matrix in matrices)
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def run(left: tf.Tensor, there: tf.Tensor, back: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        def body(index: tf.Tensor, left: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return index + 2, (left @ there) @ back
+
+        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), left))[1]
+
+    run(left, there, back, tf.constant(1))
+    return 1.0 / median_rate(lambda count: run(left, there, back, tf.constant(count)).numpy(), 2 * repeats, 5)
+
+
+def limit(products: collections.Counter[Product], dtype: tf.DType, work: int) -> float:
+    """Steps per second if the products of a step were all there is to do, each in the faster of two ways.
+
+    work: multiply-adds that one measurement should do.
+    """
+    seconds = 0.0
+    for shape, count in products.items():
+        repeats = max(3, min(2000, work // math.prod(shape)))
+        seconds += count * min(product_seconds(shape, dtype, repeats, compiled) for compiled in (False, True))
+    return 1.0 / seconds
+
+
+class Setting:
+    """One configuration with its compiled stages."""
+
+    def __init__(self, files: Sequence[str], bindings: Sequence[str], dataset: OfflineDataset) -> None:
+        configuration.parse(files, ["Experiment.dataset = 'none'", *bindings])
+        self.experiment, self.dataset = Experiment(), dataset
+        self.agent: Agent = self.experiment.agent(dataset.dimensions, 0)
+        self.stages = list(self.agent.stages())
+        self.calls: list[Callable[[int], object]] = []
+        self.compile_seconds: list[float] = []
+        for stage in self.stages:
+            stage.prepare(dataset, 0, base_seed(0))
+            run_steps = compile_stage(stage, dataset, base_seed(0), self.experiment.loop.compiled)
+            start = time.perf_counter()
+            run_steps(0, 1)
+            self.compile_seconds.append(time.perf_counter() - start)
+            self.calls.append(lambda steps, run=run_steps: run(0, steps))
+
+
+def measure(setting: Setting, steps: int, windows: int, work: int) -> list[dict[str, object]]:
+    """One row for each stage."""
+    rows: list[dict[str, object]] = []
+    for stage, call, compile_seconds in zip(setting.stages, setting.calls, setting.compile_seconds, strict=True):
+        products = count_products(stage, setting.dataset)
+        rate = median_rate(call, steps, windows)
+        limits = {dtype.name: limit(products, dtype, work) for dtype in (tf.float32, tf.bfloat16)}
+        rows.append(
+            {
+                "stage": stage.name,
+                "steps_per_second": rate,
+                "compile_seconds": compile_seconds,
+                "multiply_adds_per_step": multiply_adds(products),
+                "matrix_products_per_step": sum(products.values()),
+                "float32_limit": limits["float32"],
+                "bfloat16_limit": limits["bfloat16"],
+                "share_of_float32_limit": rate / limits["float32"],
+                "float32_gflops": 2e-9 * multiply_adds(products) * limits["float32"],
+                "bfloat16_gflops": 2e-9 * multiply_adds(products) * limits["bfloat16"],
+            }
+        )
+    return rows
+
+
+def evaluation_seconds(setting: Setting, task_name: str, episodes: int) -> float:
+    """Episodes of the untrained policy's mean action, run to the horizon however they end."""
+    task, policy = (
+        find_task(task_name),
+        DeployedPolicy(setting.agent, setting.dataset.dimensions, setting.dataset.scaling),
+    )
+
+    def make() -> object:
+        environment = make_environment(task)
+        step = environment.step
+        # an untrained policy falls at once; what is timed is `episodes` of full length
+        environment.step = lambda action: (*step(action)[:2], False, False, {})  # type: ignore[method-assign]
+        return environment
+
+    act = next(iter(policy.act.values()))
+    evaluator = Evaluator(make, task.horizon)
+
+    def run(observation: np.ndarray, counter: int) -> np.ndarray:
+        return act(tf.constant(observation), tf.constant(counter)).numpy()
+
+    start = time.perf_counter()
+    evaluator.run(run, episodes, 0)
+    return time.perf_counter() - start
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """The rows in Markdown."""
+    lines = ["| stage | steps/s | float32 limit | share | bfloat16 limit | Mmadd/step | compile |", "|" + "---|" * 7]
+    for row in rows:
+        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        lines.append(
+            f"| {row['stage']} | {numbers['steps_per_second']:.1f} | {numbers['float32_limit']:.1f} | "
+            f"{numbers['share_of_float32_limit']:.2f} | {numbers['bfloat16_limit']:.1f} | "
+            f"{numbers['multiply_adds_per_step'] / 1e6:.1f} | {numbers['compile_seconds']:.1f} s |"
+        )
+    return "\n".join(lines)
+
+
+def compare(first: Setting, second: Setting, steps: int, windows: int) -> list[dict[str, object]]:
+    """Ratios of the stages' speeds, second to first, from windows in alternation: noise meets both alike."""
+    rows: list[dict[str, object]] = []
+    for index, stage in enumerate(first.stages):
+        if index >= len(second.stages) or second.stages[index].name != stage.name:
+            continue
+        pairs = [[median_rate(setting.calls[index], steps, 1) for setting in (first, second)] for _ in range(windows)]
+        ratios = sorted(after / before for before, after in pairs)
+        rows.append(
+            {
+                "stage": stage.name,
+                "steps_per_second": [statistics.median(column) for column in zip(*pairs, strict=True)],
+                "ratio": statistics.median(ratios),
+                "ratio_range": [ratios[0], ratios[-1]],
+            }
+        )
+    return rows
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    del argv
+    values = flags.FLAGS
+    dataset = random_dataset(find_task(values.task).dimensions, values.rows)
+    setting = Setting(values.gin_file, values.gin_bindings, dataset)
+    if values.compare:
+        other = Setting(values.gin_file, [*values.gin_bindings, *values.compare], dataset)
+        content: dict[str, object] = {"compare": compare(setting, other, values.steps, values.windows)}
+        for row in content["compare"]:  # type: ignore[attr-defined]
+            print(f"{row['stage']}: {row['ratio']:.3f} times as fast, {row['ratio_range']}; {row['steps_per_second']}")
+    else:
+        rows = measure(setting, values.steps, values.windows, int(values.work * 1e6))
+        seconds = evaluation_seconds(setting, values.task, values.episodes) if values.episodes else None
+        content = {"stages": rows, "evaluation_seconds": seconds, "evaluation_episodes": values.episodes}
+        print(table(rows))
+        if seconds is not None:
+            print(f"evaluation: {values.episodes} episodes of full length in {seconds:.1f} s")
+    content["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory: {content['peak_memory_mib']:.0f} MiB")
+    if values.output:
+        write_json(Path(values.output), {**content, "host": host_facts()})
+        print(f"results: {values.output}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_multi_string("gin_file", None, "gin file; may repeat.", required=True)
+    flags.DEFINE_multi_string("gin_bindings", [], "gin binding; may repeat.")
+    flags.DEFINE_multi_string("compare", [], "gin binding of a second setting, measured in alternation; may repeat.")
+    flags.DEFINE_string("task", "Hopper-v4", "Task whose sizes the data have, and whose environment is timed.")
+    flags.DEFINE_integer("rows", 100_000, "Transitions.", lower_bound=100)
+    flags.DEFINE_integer("steps", 500, "Gradient steps in a window.", lower_bound=1)
+    flags.DEFINE_integer("windows", 7, "Windows; medians are over them.", lower_bound=1)
+    flags.DEFINE_float("work", 2000.0, "Million multiply-adds in one measurement of a matrix product.")
+    flags.DEFINE_integer("episodes", 100, "Episodes of the timed evaluation; 0 for none.", lower_bound=0)
+    flags.DEFINE_string("output", None, "JSON file to write.")
+    run_command(main)
