@@ -16,12 +16,15 @@ from brac_plus_tf.types import UserError
 _OBJECTS = {"user_object", "variable", "bare_concrete_function", "constant", "function"}
 _CALLS = {"StatefulPartitionedCall", "PartitionedCall"}
 _OPERATIONS = _CALLS | set(
-    """AddV2 ArgMax BatchMatMulV2 BiasAdd BitwiseAnd BitwiseOr BitwiseXor BroadcastTo Cast CheckNumerics ConcatV2 Const
-    EnsureShape Erf Erfinv Exp ExpandDims Expm1 Fill GatherV2 Greater GreaterEqual Identity LeftShift Less LessEqual Log
-    Log1p LogicalAnd LogicalNot MatMul Max Maximum Mean Min Minimum Mul Neg NoOp OnesLike Pack Placeholder Prod Range
-    ReadVariableOp RealDiv Relu Reshape RightShift Rsqrt Select SelectV2 Shape Sigmoid Slice Softplus Split SplitV Sqrt
-    Square SquaredDifference Squeeze StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2 StridedSlice Sub Sum
-    Tanh Tile Transpose Unpack ZerosLike""".split()
+    """Abs AddV2 All Any ArgMax BatchMatMulV2 BiasAdd Bitcast BitwiseAnd BitwiseOr BitwiseXor BroadcastTo Cast
+    CheckNumerics ConcatV2 Const Elu EnsureShape Equal Erf Erfinv Exp ExpandDims Expm1 Fill GatherV2 Greater
+    GreaterEqual Identity LeakyRelu LeftShift Less LessEqual Log Log1p LogSoftmax LogicalAnd LogicalNot MatMul
+    Max Maximum Mean Min Minimum Mul Neg NoOp NotEqual OnesLike Pack Pad PadV2 Placeholder Pow Prod Range
+    ReadVariableOp RealDiv Relu Reshape RightShift Rsqrt Select SelectV2 Selu Shape Sigmoid Sign Slice Softmax
+    Softplus Split SplitV Sqrt Square SquaredDifference Squeeze StatelessRandomGetAlg
+    StatelessRandomGetKeyCounter StatelessRandomNormalV2 StatelessRandomUniformFullIntV2
+    StatelessRandomUniformIntV2 StatelessRandomUniformV2 StridedSlice Sub Sum Tanh Tile TopKV2 Transpose Unpack
+    ZerosLike""".split()
 )
 
 
@@ -32,9 +35,9 @@ def check_saved_model(directory: Path) -> None:
     try:
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
-        raise UserError(f"{path}: not a readable SavedModel ({error})") from error
+        raise UserError(f"{path}: not an exported policy ({error})") from error
     if len(model.meta_graphs) != 1 or not model.meta_graphs[0].HasField("object_graph_def"):
-        raise UserError(f"{path}: not a SavedModel of TensorFlow 2 with one graph")
+        raise UserError(f"{path}: not an exported policy (it must be a SavedModel of TensorFlow 2 with one graph)")
     graph = model.meta_graphs[0]
     objects = graph.object_graph_def
     # what is loaded or called is what the objects name: their functions and, of these, everything they call

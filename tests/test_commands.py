@@ -120,6 +120,7 @@ def test_a_run_from_the_command_line(trained):
         "operative_config.gin",
         "run.json",
         "metrics.csv",
+        "timing.csv",
         "evaluation.json",
         "saved_model/policy.json",
         "saved_model/saved_model.pb",

@@ -81,8 +81,9 @@ def finished(tmp_path_factory):
 
 
 def contents(directory: pathlib.Path) -> dict[str, bytes]:
-    """All files below a directory that hold results; TensorBoard's carry times of writing."""
-    paths = [path for path in directory.rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+    """All files below a directory that hold results; TensorBoard's and the speeds carry times."""
+    timed = ("tensorboard", "timing.csv")
+    paths = [path for path in directory.rglob("*") if path.is_file() and not set(timed) & set(path.parts)]
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
@@ -95,7 +96,7 @@ def test_a_run_leaves_everything_in_its_directory(finished):
     trial, directory = finished
     assert directory == trial.root / "hopper" / "tiny" / "0"
     expected = {"operative_config.gin", "run.json", "metrics.csv", "evaluation.json", "tensorboard", "checkpoints"}
-    assert {path.name for path in directory.iterdir()} == expected | {"saved_model", ".lock"}
+    assert {path.name for path in directory.iterdir()} == expected | {"saved_model", "timing.csv", ".lock"}
 
 
 def test_run_json_tells_what_was_run(finished):
@@ -200,7 +201,7 @@ def test_what_failed_at_the_end_is_made_up_for(tmp_path, monkeypatch):
 def test_without_an_environment_the_same_policy_is_trained(finished, tmp_path, caplog):
     """Evaluating must not touch what is trained."""
     trial = Trial(tmp_path)
-    directory = trial.run(environment="none", make_environment=None)
+    directory = trial.run(environment="none", make_environment=lambda task: pytest.fail(task.name))
     assert "not evaluated" in caplog.text
     assert not (directory / "evaluation.json").exists()
     assert (directory / "saved_model" / "saved_model.pb").exists()

@@ -13,7 +13,7 @@ LAYERS = (
     ("", "types"),
     ("tasks", "randomness"),
     ("distributions", "lagrange", "updates"),
-    ("hdf5_reader", "dataset_download", "d4rl_backend"),
+    ("hdf5_reader", "dataset_download", "d4rl_backend", "saved_model_check"),
     ("networks", "episodes", "environments"),
     ("behavior", "datasets"),
     ("divergences", "penalties", "losses"),
@@ -23,11 +23,11 @@ LAYERS = (
     (ALGORITHM,),
     ("checkpoints", "evaluation", "saved_policy"),
     ("run_record", "stage_cache"),
-    ("trainer",),
+    ("trainer", "comparison"),
     ("configuration",),
     ("experiment",),
     ("command_line",),
-    ("train", "evaluate", "export", "inspect_dataset"),
+    ("train", "evaluate", "export", "inspect_dataset", "compare"),
 )
 COMMANDS = LAYERS[-1]
 # What the layers alone would allow: networks know no data and data no networks; losses receive tensors and callables
