@@ -36,13 +36,14 @@ class Cell:
 class Result:
     """What a finished run left. score: normalised, or the return where the task has no reference scores.
 
-    score: of the last policy, mean of `episodes`. last_evaluations: mean score of the last ones during training.
+    score: of the last policy, mean of `episodes`. last_evaluations: mean score of the last ones during training, None
+    if there were none.
     speeds: gradient steps per second of each stage. curve: (gradient step, score) of each evaluation.
     """
 
     cell: Cell
     score: float
-    last_evaluations: float
+    last_evaluations: float | None
     unit: str
     episodes: int
     speeds: dict[str, float]
@@ -85,7 +86,7 @@ def _read_result(cell: Cell, evaluation: dict) -> Result:
     return Result(
         cell=cell,
         score=evaluation[f"{unit}_mean"],
-        last_evaluations=evaluation["last_evaluations"][f"{unit}_mean"],
+        last_evaluations=evaluation["last_evaluations"].get(f"{unit}_mean"),
         unit=unit,
         episodes=evaluation["episodes"],
         speeds=read_speeds(cell.directory),
@@ -207,7 +208,8 @@ def _score_entry(runs: list[Result]) -> str:
 
 
 def _last_evaluations_entry(runs: list[Result]) -> str:
-    return _with_interval(np.array([[run.last_evaluations] for run in runs]), _mean) if runs else "failed"
+    values = [run.last_evaluations for run in runs if run.last_evaluations is not None]
+    return _with_interval(np.array(values)[:, None], _mean) if values else "none"
 
 
 def _mean(scores: np.ndarray) -> float:

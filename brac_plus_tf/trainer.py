@@ -81,7 +81,8 @@ def run(
             if index < position.stage:
                 continue
             step = position.step if index == position.stage else 0
-            if step == 0 and cache.load(stages, index):
+            # a stage that is evaluated on the way is trained: its evaluations are not kept with it
+            if step == 0 and not (stage.evaluate and evaluate) and cache.load(stages, index):
                 print(f"{stage.name}: {stage.steps} steps reused from an equal run")
             else:
                 _train_stage(agent, stages, index, step, dataset, record, evaluate, seed, loop, stop_requested)

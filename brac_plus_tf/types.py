@@ -43,6 +43,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             _check(f"{owner}.{name}", value, signature.parameters[name].annotation)
         return function(*arguments, **keywords)
 
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]  # gin reads it, and does not follow wrappers
     return wrapper
 
 

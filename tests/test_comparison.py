@@ -66,6 +66,12 @@ def test_the_last_evaluations_have_a_table_of_their_own(cells, tmp_path):
     assert ("hopper-medium-replay", ["2.0 [-1.0, 5.0]", "79.0 [69.0, 89.0]"]) in rows
 
 
+def test_a_run_that_was_not_evaluated_on_the_way(tmp_path):
+    run = write_run(tmp_path / "run", 4.0, last_evaluations={"count": 0})
+    table = write_comparison(collect([Cell("bc", "d", 0, run)]), tmp_path / "out").read_text()
+    assert rows_of(table)[2] == ("d", ["4.0"]) and ("d", ["none"]) in rows_of(table)
+
+
 def test_speeds_are_medians_of_the_calls(cells, tmp_path):
     rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
     # 2, 50 and 40 steps/s: the call that compiled does not count for more than one

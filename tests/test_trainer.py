@@ -387,6 +387,19 @@ def test_a_stage_computed_by_an_equal_run_is_reused(tmp_path, uninterrupted, cap
     assert run.metrics.decode() == "".join(row for row in rows if not row.startswith("first,"))
 
 
+def test_a_stage_that_is_evaluated_on_the_way_is_not_taken_from_another_run(tmp_path):
+    """Its evaluations, at 12 and at the end, belong to the run as much as its variables."""
+    for name in ("one", "other"):
+        agent = TinyAgent()
+        first, second = agent.stages()
+        object.__setattr__(first, "evaluate", True)
+        agent.stages = lambda stages=(first, second): stages
+        run = Run(tmp_path)
+        run.directory = tmp_path / name
+        run.train(agent)
+        assert run.rows("first", "evaluation/return_mean") == {12: 1.0, 13: 1.0}
+
+
 # Numbers that are not finite -----------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,10 @@
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.types import check_shapes
+from brac_plus_tf.types import UserError, check_shapes, checked
 
 B, A, N = 5, 2, 3
 
@@ -50,3 +52,22 @@ def test_the_check_adds_no_operation_to_a_graph():
 
     operations = traced.get_concrete_function(tf.TensorSpec([None, A])).graph.get_operations()
     assert {operation.type for operation in operations} <= {"Placeholder", "Identity"}
+
+
+def test_checked_arguments_are_refused_by_name_and_keep_their_signature():
+    @checked
+    def train(steps: int, rate: float = 0.1, *, names: tuple[str, ...] = ()) -> int:
+        return steps
+
+    assert train(3, names=("a",)) == 3 and str(inspect.signature(train)).startswith("(steps: int, rate: float = 0.1")
+    assert inspect.getfullargspec(train).args == ["steps", "rate"]  # what gin goes by
+    for arguments, message in (
+        ({"steps": -1}, r"train.steps is -1, it must be a whole number of at least 0"),
+        ({"steps": 1, "rate": "0.1"}, r"train.rate is '0.1', it must be a number"),
+        ({"steps": 1, "rate": float("nan")}, r"train.rate is nan"),
+        ({"steps": True}, r"train.steps is True"),
+        ({"steps": 1, "names": "ab"}, r"train.names is 'ab'"),
+        ({"steps": 1, "names": ("a", 2)}, r"train.names is \('a', 2\)"),
+    ):
+        with pytest.raises(UserError, match=message.replace(".", r"\.")):
+            train(**arguments)
