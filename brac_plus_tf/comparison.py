@@ -53,7 +53,7 @@ class Result:
 def require_libraries() -> None:
     """Raises UserError if the statistics' library is not installed."""
     try:
-        import rliable.library  # noqa: F401
+        from rliable import library  # noqa: F401
     except ImportError as error:
         raise UserError("compare needs rliable: pip install 'brac_plus_tf[compare]'") from error
 
