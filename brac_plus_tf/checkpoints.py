@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +19,32 @@ import tensorflow as tf
 from brac_plus_tf.types import UserError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Puts `content` at `path` by way of a synced temporary file beside it."""
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write under; synced and renamed to `path` if the block ends well.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # on a disk that may only be read nothing can be removed either
             temporary.unlink()
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another directory"
-        ) from error
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be written ({reason}); free space or choose another directory") from error
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Puts `content` at `path` by way of a synced temporary file beside it."""
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def append(path: Path, text: str) -> None:

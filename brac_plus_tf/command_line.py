@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from brac_plus_tf.stopping import Interrupted
 from brac_plus_tf.types import UserError
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of its one line.")
@@ -17,6 +18,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             main(argv)
+        except Interrupted as stop:
+            print(f"stopped at {stop}; the same command goes on from there")
+            return 128 + stop.signal_number
         except (UserError, OSError) as error:  # a full disk or a lost directory is the user's to mend, too
             if _DEBUG.value:
                 raise

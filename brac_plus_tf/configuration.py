@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import gin
 from absl import logging
@@ -21,6 +22,8 @@ import brac_plus_tf.environments
 import brac_plus_tf.trainer  # noqa: F401
 from brac_plus_tf.run_record import settings
 from brac_plus_tf.types import UserError
+
+R = TypeVar("R")
 
 GIN_CONFIGS = Path(__file__).resolve().parent.parent / "gin_configs"
 
@@ -43,6 +46,21 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
         raise UserError(f"gin: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def build(settings: Callable[[], R], files: Sequence[str], bindings: Sequence[str]) -> R:
+    """What gin files and bindings make of `settings`, a class such as `Experiment`.
+
+    Raises:
+      UserError: for whatever is wrong with them.
+    """
+    parse(files, bindings)
+    try:
+        return settings()
+    except RuntimeError as error:  # gin's, for what must be bound and is not
+        raise UserError(f"{error}; give it by its flag or bind it") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"gin: {error}") from error
 
 
 def fingerprint() -> str:

@@ -3,7 +3,6 @@
 python -m brac_plus_tf.train --gin_file=gin_configs/brac_plus/hopper_medium_replay.gin
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -11,23 +10,7 @@ from absl import flags
 from brac_plus_tf import configuration
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.experiment import Experiment, run_experiment
-from brac_plus_tf.trainer import Interrupted
 from brac_plus_tf.types import UserError
-
-
-def configure(files: Sequence[str], bindings: Sequence[str]) -> Experiment:
-    """The experiment that gin files and bindings describe.
-
-    Raises:
-      UserError: for whatever is wrong with them.
-    """
-    configuration.parse(files, bindings)
-    try:
-        return Experiment()
-    except RuntimeError as error:  # gin's, for what must be bound and is not
-        raise UserError(f"{error}; give --dataset or bind it") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"gin: {error}") from error
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,12 +24,8 @@ def main(argv: Sequence[str]) -> None:
         shorthand.append(f"Experiment.dataset = {tuple(values.dataset)!r}")
     if values.env:
         shorthand.append(f"Experiment.environment = {values.env!r}")
-    experiment = configure(values.gin_file, [*shorthand, *values.gin_bindings])
-    try:
-        directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
-    except Interrupted as stop:
-        print(f"stopped at {stop}; the same command goes on from there")
-        sys.exit(128 + stop.signal_number)
+    experiment = configuration.build(Experiment, values.gin_file, [*shorthand, *values.gin_bindings])
+    directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
     print(f"results: {directory}")
 
 

@@ -2,12 +2,9 @@
 
 import dataclasses
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import gin
 import numpy as np
@@ -15,24 +12,16 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from brac_plus_tf.agents.base import Agent, Stage, named_variables
-from brac_plus_tf.datasets import OfflineDataset
+from brac_plus_tf.agents.base import Agent, Stage, TransitionSource, named_variables
 from brac_plus_tf.randomness import Purpose, base_seed, fold
 from brac_plus_tf.run_record import Position, RunRecord
 from brac_plus_tf.stage_cache import StageCache
+from brac_plus_tf.stopping import Interrupted, stop_requests
 from brac_plus_tf.types import HyperParameters, Metrics, UserError
 
 Evaluate = Callable[[], dict[str, float]]
 RunSteps = Callable[[int, int], dict[str, float]]
 _MOST_METRICS = 64
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error)
-    """The user asked to stop by `signal_number`; the state is saved and the same command goes on from there."""
-
-    def __init__(self, place: str, signal_number: int) -> None:
-        super().__init__(place)
-        self.signal_number = signal_number
 
 
 @gin.register
@@ -58,9 +47,9 @@ class Loop(HyperParameters):
 
 def run(
     agent: Agent,
-    dataset: OfflineDataset,
+    dataset: TransitionSource,
     record: RunRecord,
-    cache: StageCache,
+    cache: StageCache | None,
     evaluate: Evaluate | None,
     seed: int,
     loop: Loop,
@@ -68,6 +57,7 @@ def run(
     """Trains `agent` through all its stages, from the newest checkpoint on if there is one.
 
     Args:
+      cache: where pre-trained stages are found and kept; None for neither.
       evaluate: () -> metrics of the current policy; None where there is no environment.
     Raises:
       Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
@@ -76,17 +66,18 @@ def run(
     variables = named_variables(agent.components())
     position = record.restore(variables)
     stages = agent.stages()
-    with _stop_requests() as stop_requested:
+    with stop_requests() as stop_requested:
         for index, stage in enumerate(stages):
             if index < position.stage:
                 continue
             step = position.step if index == position.stage else 0
             # a stage that is evaluated on the way is trained: its evaluations are not kept with it
-            if step == 0 and not (stage.evaluate and evaluate) and cache.load(stages, index):
+            if cache and step == 0 and not (stage.evaluate and evaluate) and cache.load(stages, index):
                 print(f"{stage.name}: {stage.steps} steps reused from an equal run")
             else:
                 _train_stage(agent, stages, index, step, dataset, record, evaluate, seed, loop, stop_requested)
-                cache.store(stages, index)
+                if cache:
+                    cache.store(stages, index)
             record.save(variables, Position(index + 1, 0))
             if stop_requested:
                 raise Interrupted(f"the end of {stage.name}", stop_requested[0])
@@ -97,7 +88,7 @@ def _train_stage(
     stages: Sequence[Stage],
     index: int,
     step: int,
-    dataset: OfflineDataset,
+    dataset: TransitionSource,
     record: RunRecord,
     evaluate: Evaluate | None,
     seed: int,
@@ -137,14 +128,14 @@ def _train_stage(
                 raise Interrupted(f"{stage.name} step {step}", stop_requested[0])
 
 
-def take_step(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
+def take_step(stage: Stage, dataset: TransitionSource, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
     """Gradient step number `step` of a stage: draws its batch and updates."""
     step_seed = fold(seed, Purpose.UPDATE, step)
     batch = dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH))
     return stage.update(batch, step_seed)
 
 
-def compile_stage(stage: Stage, dataset: OfflineDataset, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
+def compile_stage(stage: Stage, dataset: TransitionSource, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
     """A function (first step, count) -> sums of the metrics over these steps; traces the stage's update once."""
     names: list[str] = []
     _ = dataset.tensors  # made here: variables that first appear while tracing make TensorFlow trace again
@@ -193,22 +184,3 @@ def _is_finite(variable: tf.Variable) -> bool:
 
 def _next_multiple(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of dying of them; a second signal acts as usual."""
-    received: list[int] = []
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

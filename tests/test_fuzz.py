@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny import CONFIGS
 
+from brac_plus_tf import configuration
 from brac_plus_tf.datasets import load_dataset
-from brac_plus_tf.train import configure
+from brac_plus_tf.experiment import Experiment
 from brac_plus_tf.types import UserError
 
 FUZZ = settings(
@@ -161,6 +162,6 @@ statements = st.one_of(
 @given(st.sampled_from(FILES), st.lists(statements, max_size=3))
 def test_random_bindings(file, bindings):
     try:
-        configure([file], ["Experiment.dataset = 'd.hdf5'", *bindings])
+        configuration.build(Experiment, [file], ["Experiment.dataset = 'd.hdf5'", *bindings])
     except UserError as error:
         assert str(error)

@@ -13,7 +13,8 @@ from brac_plus_tf import trainer
 from brac_plus_tf.randomness import base_seed, standard_normal
 from brac_plus_tf.run_record import RunRecord, read_metrics
 from brac_plus_tf.stage_cache import StageCache
-from brac_plus_tf.trainer import Interrupted, Loop, compile_stage, take_step
+from brac_plus_tf.stopping import Interrupted
+from brac_plus_tf.trainer import Loop, compile_stage, take_step
 from brac_plus_tf.types import UserError
 
 DATASET = make_dataset()

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Policy, Stage, Update, Watch
-from brac_plus_tf.datasets import OfflineDataset
+from brac_plus_tf.agents.base import Policy, Stage, TransitionSource, Update, Watch
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
 from brac_plus_tf.losses import squared_td_error, td_target
 from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork, repeat
@@ -236,7 +235,7 @@ class ActorCritic:
 def watch_value(gamma: float) -> Watch:
     """Warns when Q has left what the data's rewards can sum to: the sign of a critic that diverges."""
 
-    def watch(dataset: OfflineDataset, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+    def watch(dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
         del step
         reward = max(0.0, float(dataset.transitions.reward.max()))
         highest = reward / (1.0 - gamma)

@@ -7,21 +7,36 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.types import Metrics, Transition, UserError
 
+
+class TransitionSource(Protocol):
+    """What training draws from: an offline dataset, or a replay buffer that grows between epochs."""
+
+    @property
+    def transitions(self) -> Transition:
+        """All of them as arrays, in network units."""
+
+    @property
+    def tensors(self) -> Transition:
+        """The same for compiled functions to hold, made at first use."""
+
+    def sample(self, shape: tuple[int, ...], seed: tf.Tensor) -> Transition:
+        """A batch with leading axes `shape`, drawn uniformly with replacement; equal seeds [2], equal batches."""
+
+
 Update = Callable[[Transition, tf.Tensor], Metrics]
-Prepare = Callable[[OfflineDataset, int, tf.Tensor], list[str]]
-Watch = Callable[[OfflineDataset, int, Mapping[str, float]], dict[str, str]]
+Prepare = Callable[[TransitionSource, int, tf.Tensor], list[str]]
+Watch = Callable[[TransitionSource, int, Mapping[str, float]], dict[str, str]]
 
 
-def no_preparation(dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
+def no_preparation(dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
     """Nothing to measure before an epoch."""
     del dataset, step, seed
     return []
 
 
-def no_watch(dataset: OfflineDataset, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+def no_watch(dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
     """Nothing to warn about."""
     del dataset, step, metrics
     return {}

@@ -21,9 +21,8 @@ from brac_plus_tf.agents.actor_critic import (
     mean_over_draws,
     next_state_value,
 )
-from brac_plus_tf.agents.base import Stage
+from brac_plus_tf.agents.base import Stage, TransitionSource
 from brac_plus_tf.behavior import VAEEnsemble
-from brac_plus_tf.datasets import OfflineDataset
 from brac_plus_tf.distributions import inverse_tanh, tfb
 from brac_plus_tf.divergences import Divergence, KLUpperBound, RunningMoments, divergence_metrics
 from brac_plus_tf.lagrange import EntropyConstraint, MaximumEntropy, RelativeThreshold, Threshold
@@ -294,7 +293,7 @@ class BRACPlus(ActorCritic):
 
     # Between epochs, eagerly -----------------------------------------------------------------------------------------
 
-    def _prepare_initial_policy(self, dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
+    def _prepare_initial_policy(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
         """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A log 4."""
         if step == 0 and self._entropy.target is None:
             batch = dataset.sample((_MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
@@ -305,7 +304,7 @@ class BRACPlus(ActorCritic):
             self.entropy_target.assign(negative_log_likelihood - self._dimensions.action * math.log(4.0))
         return []
 
-    def _prepare_epoch(self, dataset: OfflineDataset, step: int, seed: tf.Tensor) -> list[str]:
+    def _prepare_epoch(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
         """Before each epoch eps_GP <- mean + standard deviation of D; before the first also eps_KL."""
         warnings = []
         if step == 0:
@@ -319,7 +318,7 @@ class BRACPlus(ActorCritic):
         self._moments.reset()
         return warnings
 
-    def _watch(self, dataset: OfflineDataset, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+    def _watch(self, dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
         """Beside Q: whether the multipliers hold the constraint, once they have had half the stage to rise."""
         warnings = self.watch()(dataset, step, metrics)
         if step >= self._improvement.steps / 2 and metrics["violated_share"] > 0.5:
