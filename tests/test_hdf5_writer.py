@@ -1,0 +1,91 @@
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from brac_plus_tf.datasets import load_dataset
+from brac_plus_tf.hdf5_writer import Steps, cut_off, empty_steps, write_hdf5
+from brac_plus_tf.types import Dimensions, UserError
+
+DIMENSIONS = Dimensions(observation=3, action=2)
+
+
+def make_steps(rows: int, seed: int = 0) -> Steps:
+    generator = np.random.default_rng(seed)
+    numbers = [generator.uniform(-1.0, 1.0, shape).astype(np.float32) for shape in ((rows, 3), (rows, 2), rows)]
+    flags = np.arange(rows) % 5 == 4, np.arange(rows) % 7 == 6
+    return Steps(*numbers, *flags, generator.normal(size=(rows, 3)).astype(np.float32))
+
+
+def write(path, blocks, rows, compress=False):
+    facts = {"env_id": "Hopper-v4", "seed": 3, "episode_seed": np.array([5, 6, 7])}
+    write_hdf5(path, DIMENSIONS, rows, blocks, lambda: facts, compress)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_is_written_is_what_another_reader_finds(tmp_path, compress):
+    blocks = [make_steps(6), make_steps(1, seed=1), make_steps(4, seed=2)]
+    write(tmp_path / "d.hdf5", blocks, 11, compress)
+    with h5py.File(tmp_path / "d.hdf5") as file:
+        for key in Steps._fields:
+            expected = np.concatenate([getattr(block, key) for block in blocks])
+            assert file[key].dtype == expected.dtype
+            np.testing.assert_array_equal(file[key][:], expected)
+        assert dict(file.attrs) == {"env_id": "Hopper-v4", "seed": 3}
+        np.testing.assert_array_equal(file["metadata/episode_seed"][:], [5, 6, 7])
+
+
+def test_training_reads_it(tmp_path):
+    steps = make_steps(12)
+    write(tmp_path / "d.hdf5", [steps], 12)
+    transitions = load_dataset(str(tmp_path / "d.hdf5"), rescale_rewards=False).transitions
+    np.testing.assert_array_equal(transitions.next_observation, steps.next_observations)
+    np.testing.assert_array_equal(transitions.discount, np.where(steps.terminals, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_equal_steps_give_equal_bytes_at_any_time(tmp_path, compress):
+    write(tmp_path / "a.hdf5", [make_steps(9)], 9, compress)
+    time.sleep(1.1)  # HDF5 notes times in whole seconds
+    write(tmp_path / "b.hdf5", [make_steps(9)], 9, compress)
+    assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b.hdf5").read_bytes()
+
+
+def test_compression_pays_for_repeated_values(tmp_path):
+    steps = empty_steps(DIMENSIONS, 5000)
+    write(tmp_path / "plain.hdf5", [steps], 5000)
+    write(tmp_path / "small.hdf5", [steps], 5000, compress=True)
+    assert (tmp_path / "small.hdf5").stat().st_size < 0.2 * (tmp_path / "plain.hdf5").stat().st_size
+
+
+@pytest.mark.parametrize("rows", [10, 12])
+def test_another_number_of_steps_leaves_nothing(tmp_path, rows):
+    with pytest.raises((ValueError, TypeError)):
+        write(tmp_path / "d.hdf5", [make_steps(11)], rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_source_leaves_nothing(tmp_path):
+    def blocks():
+        yield make_steps(4)
+        raise UserError("no more")
+
+    with pytest.raises(UserError, match="no more"):
+        write(tmp_path / "d.hdf5", blocks(), 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_directory_is_one_plain_error(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        write(tmp_path / "missing" / "d.hdf5", [make_steps(4)], 4)
+
+
+def test_cut_off_marks_only_an_episode_that_goes_on():
+    steps = make_steps(12)  # terminals at 4, 9; timeouts at 6
+    going_on, terminal, timed_out = cut_off(steps, 3), cut_off(steps, 5), cut_off(steps, 7)
+    assert going_on.timeouts.tolist() == [False, False, True]
+    assert terminal.timeouts.tolist() == [False] * 5 and terminal.terminals[-1]
+    assert timed_out.timeouts.tolist() == [False] * 6 + [True]
+    assert steps.timeouts.sum() == 1  # as before
+    np.testing.assert_array_equal(going_on.rewards, steps.rewards[:3])
