@@ -23,23 +23,18 @@ from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import Dimensions, HyperParameters, UserError
 
 
-@gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Experiment(HyperParameters):
-    """What to train on what, and how to judge it.
+class RunSettings(HyperParameters):
+    """What every run has, on recorded data or online.
 
     agent: (dimensions, seed) -> agent. agent_name: its directory's name; give variants names of their own.
-    dataset: D4RL dataset name or HDF5 paths. environment: "auto" takes the dataset's own, "none" evaluates nothing.
-    load_dataset, make_environment: with their settings bound.
+    make_environment: with its settings bound.
     evaluation_episodes, final_episodes: per evaluation during training, and of the last policy.
     action: which of the agent's ways to act is evaluated.
     """
 
     agent: Callable[[Dimensions, int], Agent] = gin.REQUIRED
     agent_name: str = gin.REQUIRED
-    dataset: str | tuple[str, ...] = gin.REQUIRED
-    environment: str = "auto"
-    load_dataset: Callable[..., OfflineDataset] = load_dataset
     make_environment: Callable[[Task], Environment] = make_environment
     evaluation_episodes: int = 10
     final_episodes: int = 100
@@ -48,21 +43,51 @@ class Experiment(HyperParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.dataset:
-            raise UserError("Experiment.dataset is empty: name a D4RL dataset or HDF5 files")
         for name in ("evaluation_episodes", "final_episodes"):
             if getattr(self, name) < 1:
-                raise UserError(f"Experiment.{name} is {getattr(self, name)}: at least 1, or environment = 'none'")
+                setting = f"{type(self).__name__}.{name}"
+                raise UserError(f"{setting} is {getattr(self, name)}: at least 1, or environment = 'none'")
+
+    def build_agent(self, dimensions: Dimensions, seed: int) -> Agent:
+        """Raises UserError for what the agent refuses, before anything is written."""
+        try:
+            agent = self.agent(dimensions, seed)
+            agent.stages()
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.agent_name}: these settings do not fit it ({error})") from error
+        if self.action not in agent.policies():
+            setting = f"{type(self).__name__}.action"
+            raise UserError(f"{setting}: {self.action!r} is none of {', '.join(agent.policies())}")
+        return agent
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Experiment(RunSettings):
+    """What to train on what, and how to judge it; see `RunSettings`.
+
+    dataset: D4RL dataset name or HDF5 paths. environment: "auto" takes the dataset's own, "none" evaluates nothing.
+    load_dataset: with its settings bound.
+    """
+
+    dataset: str | tuple[str, ...] = gin.REQUIRED
+    environment: str = "auto"
+    load_dataset: Callable[..., OfflineDataset] = load_dataset
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dataset:
+            raise UserError("Experiment.dataset is empty: name a D4RL dataset or HDF5 files")
 
 
 class LivePolicyEvaluation:
     """Episodes of the policy being trained, in one task's environment; every evaluation has the same starts."""
 
-    def __init__(self, experiment: Experiment, task: Task, policy: DeployedPolicy, seed: int) -> None:
-        self._experiment, self._task, self._act = experiment, task, policy.act[experiment.action]
+    def __init__(self, settings: RunSettings, task: Task, policy: DeployedPolicy, seed: int) -> None:
+        self._settings, self._task, self._act = settings, task, policy.act[settings.action]
         self._seed = initializer_seed(seed, "evaluation")
-        self._evaluator = Evaluator(lambda: experiment.make_environment(task), task.horizon)
-        self.backend: str = experiment.make_environment(task).backend
+        self._evaluator = Evaluator(lambda: settings.make_environment(task), task.horizon)
+        self.backend: str = settings.make_environment(task).backend
 
     def _episodes(self, count: int, progress: bool) -> Episodes:
         def act(observation: np.ndarray, counter: int) -> np.ndarray:
@@ -72,12 +97,12 @@ class LivePolicyEvaluation:
 
     def intermediate(self) -> dict[str, float]:
         """Summary of the few episodes that training affords now and then."""
-        return self._episodes(self._experiment.evaluation_episodes, progress=False).summary(self._task)
+        return self._episodes(self._settings.evaluation_episodes, progress=False).summary(self._task)
 
     def final(self) -> dict[str, object]:
         """evaluation.json's content for the last policy."""
-        episodes = self._episodes(self._experiment.final_episodes, progress=True)
-        return report(episodes, self._task, self.backend, self._experiment.action)
+        episodes = self._episodes(self._settings.final_episodes, progress=True)
+        return report(episodes, self._task, self.backend, self._settings.action)
 
 
 def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
@@ -87,19 +112,13 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
       bindings: gin bindings of the user's that must turn up in the operative configuration.
     Raises:
       UserError: for anything the user can put right.
-      trainer.Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
+      Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
     sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
     task = evaluation_task(experiment.environment, sources)
     dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
-    try:
-        agent = experiment.agent(dataset.dimensions, seed)
-        agent.stages()  # what an agent refuses, it refuses before anything is written
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{experiment.agent_name}: these settings do not fit it ({error})") from error
+    agent = experiment.build_agent(dataset.dimensions, seed)
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
-    if experiment.action not in policy.act:
-        raise UserError(f"Experiment.action: {experiment.action!r} is none of {', '.join(policy.act)}")
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
@@ -119,12 +138,19 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
 
     cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, experiment.loop.compiled)
     trainer.run(agent, dataset, record, cache, evaluation.intermediate if evaluation else None, seed, experiment.loop)
+    finish(record, evaluation, policy, facts)
+    return record.directory
+
+
+def finish(
+    record: RunRecord, evaluation: LivePolicyEvaluation | None, policy: DeployedPolicy, facts: dict[str, object]
+) -> None:
+    """Evaluates and exports the last policy of a trained run, as far as not done before."""
     if evaluation and not (record.directory / "evaluation.json").exists():
         results = {**evaluation.final(), "last_evaluations": last_evaluations(record.directory)}
         write_json(record.directory / "evaluation.json", results)
     if not (record.directory / "saved_model").exists():
         policy.save(record.directory / "saved_model", facts)
-    return record.directory
 
 
 def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:

@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     BEHAVIOR_UPDATE = 13
     INTERPOLATION = 14
     UNIFORM_ACTION = 15
+    EXPLORATION = 16
 
 
 def base_seed(seed: int) -> tf.Tensor:

@@ -14,8 +14,9 @@ from tiny import TinyAgent, assert_same_bits, values, write_hopper_dataset, writ
 
 from brac_plus_tf.experiment import Experiment, evaluation_task, last_evaluations, run_experiment, task_label
 from brac_plus_tf.saved_policy import DeployedPolicy, LoadedPolicy
+from brac_plus_tf.stopping import Interrupted
 from brac_plus_tf.tasks import find_task
-from brac_plus_tf.trainer import Interrupted, Loop
+from brac_plus_tf.trainer import Loop
 from brac_plus_tf.types import Dimensions, UserError
 
 # 5 + 12 steps, evaluated after steps 8 and 12 of the second stage
