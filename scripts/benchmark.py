@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py --gin_file=gin_configs/brac_plus/base.gin [--task=Hopper-v4] [--output=benchmark.json]
 python scripts/benchmark.py --gin_file=... --compare="Critic.hidden_sizes = (128, 128)"      two settings in alternation
+python scripts/benchmark.py --gin_file=gin_configs/sac/base.gin --peer=PYTHON --peer_algorithm=sac ...     beside d3rlpy
 
 A stage's limit is the rate of a step that did nothing but its matrix products, each as fast as this process can do one
 of that shape; the products are read off the traced step. Data are random numbers of the task's sizes.
@@ -11,6 +12,7 @@ import collections
 import math
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +33,7 @@ from brac_plus_tf.run_record import host_facts, write_json
 from brac_plus_tf.saved_policy import DeployedPolicy
 from brac_plus_tf.tasks import find_task
 from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions, Transition
+from brac_plus_tf.types import Dimensions, Transition, UserError
 
 Product = tuple[int, int, int]  # [m, k] times [k, n]
 
@@ -128,9 +130,9 @@ class Setting:
     """One configuration with its compiled stages."""
 
     def __init__(self, files: Sequence[str], bindings: Sequence[str], dataset: OfflineDataset) -> None:
-        configuration.parse(files, ["Experiment.dataset = 'none'", *bindings])
-        self.experiment, self.dataset = Experiment(), dataset
-        self.agent: Agent = self.experiment.agent(dataset.dimensions, 0)
+        self.experiment = configuration.build(Experiment, files, ["Experiment.dataset = 'none'", *bindings])
+        self.dataset = dataset
+        self.agent: Agent = self.experiment.build_agent(dataset.dimensions, 0)
         self.stages = list(self.agent.stages())
         self.calls: list[Callable[[int], object]] = []
         self.compile_seconds: list[float] = []
@@ -224,6 +226,41 @@ def compare(first: Setting, second: Setting, steps: int, windows: int) -> list[d
     return rows
 
 
+class Peer:
+    """d3rlpy in an interpreter of its own (scripts/d3rlpy_worker.py), taking steps when told to."""
+
+    def __init__(self, interpreter: str, algorithm: str, batch_size: int, dimensions: Dimensions, widths: str) -> None:
+        worker = str(Path(__file__).with_name("d3rlpy_worker.py"))
+        command = [interpreter, worker, algorithm, str(batch_size), *map(str, dimensions), widths]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def rate(self, steps: int) -> float:
+        """Steps per second of `steps` updates.
+
+        Raises:
+          UserError: if the interpreter cannot run d3rlpy, or d3rlpy has no such algorithm.
+        """
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise UserError(f"--peer: {' '.join(map(str, self._process.args))} ended; start it by hand to see why")
+        return steps / float(answer)
+
+
+def compare_with_peer(call: Callable[[int], object], peer: Peer, steps: int, windows: int) -> dict[str, object]:
+    """Rates of a stage and of the peer, from windows in alternation; the peer's are a tenth as long."""
+    share = max(1, steps // 10)
+    peer.rate(share)  # what it prepares at its first steps
+    pairs = [(median_rate(call, steps, 1), peer.rate(share)) for _ in range(windows)]
+    ratios = sorted(ours / theirs for ours, theirs in pairs)
+    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    return {"steps_per_second": medians, "ratio": statistics.median(ratios), "ratio_range": [ratios[0], ratios[-1]]}
+
+
 def main(argv: Sequence[str]) -> None:
     """The command."""
     del argv
@@ -235,6 +272,12 @@ def main(argv: Sequence[str]) -> None:
         content: dict[str, object] = {"compare": compare(setting, other, values.steps, values.windows)}
         for row in content["compare"]:  # type: ignore[attr-defined]
             print(f"{row['stage']}: {row['ratio']:.3f} times as fast, {row['ratio_range']}; {row['steps_per_second']}")
+    elif values.peer:
+        stage, call = setting.stages[-1], setting.calls[-1]
+        batch_size = stage.sample_shape[-1]
+        peer = Peer(values.peer, values.peer_algorithm, batch_size, dataset.dimensions, values.peer_widths)
+        content = {"peer": {"stage": stage.name, **compare_with_peer(call, peer, values.steps, values.windows)}}
+        print(f"{stage.name} beside d3rlpy's {values.peer_algorithm}, batches of {batch_size}: {content['peer']}")
     else:
         rows = measure(setting, values.steps, values.windows, int(values.work * 1e6))
         seconds = evaluation_seconds(setting, values.task, values.episodes) if values.episodes else None
@@ -253,6 +296,9 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("gin_file", None, "gin file; may repeat.", required=True)
     flags.DEFINE_multi_string("gin_bindings", [], "gin binding; may repeat.")
     flags.DEFINE_multi_string("compare", [], "gin binding of a second setting, measured in alternation; may repeat.")
+    flags.DEFINE_string("peer", None, "Interpreter with d3rlpy 2.8.1; the last stage is measured beside it.")
+    flags.DEFINE_string("peer_algorithm", "sac", "d3rlpy's algorithm: bc, sac, td3, cql, bear or bcq.")
+    flags.DEFINE_string("peer_widths", "256,256", "Hidden layers of all networks there.")
     flags.DEFINE_string("task", "Hopper-v4", "Task whose sizes the data have, and whose environment is timed.")
     flags.DEFINE_integer("rows", 100_000, "Transitions.", lower_bound=100)
     flags.DEFINE_integer("steps", 500, "Gradient steps in a window.", lower_bound=1)

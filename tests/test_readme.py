@@ -8,6 +8,10 @@ import shutil
 
 import tiny
 
+ONLINE = (
+    *("Actor.hidden_sizes = (8,)", "Critic.hidden_sizes = (8,)", "Training.batch_size = 8"),
+    *("OnlineExperiment.evaluation_episodes = 1", "OnlineExperiment.final_episodes = 1"),
+)
 README = (tiny.PROJECT / "README.md").read_text()
 
 
@@ -50,13 +54,17 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
         module = module.removeprefix("brac_plus_tf.")
         if module == "train":
             arguments += [f"--gin_bindings={binding}" for binding in tiny.BINDINGS]
+        if module == "train_online":
+            arguments += ["--total_steps=60", *(f"--gin_bindings={binding}" for binding in ONLINE)]
+        if module == "collect_data":
+            arguments += ["--n_samples=50", "--workers=1", "--gin_bindings=Collection.shard_episodes = 2"]
         if module == "compare":  # one run of each of two agents
             (tmp_path / "tiny.gin").write_text("\n".join((*tiny.BINDINGS, "behavior/Actor.hidden_sizes = (8,)")))
             arguments += ["--gin_file=tiny.gin", "--seeds=0", "--agents=bc,brac_plus"]
         outcome = tiny.run_here(module, *arguments)
         assert outcome.status == 0, f"{command}\n{outcome.stderr}"
         executed += 1
-    assert executed >= 6
+    assert executed >= 8
     report = json.loads(pathlib.Path("runs/hopper-quickstart/brac_plus_short/0/evaluation-max_q-0.json").read_text())
     assert report["episodes"] == 20 and len(report["returns"]) == 20
     assert not pathlib.Path("runs/my_data/brac_plus_short/0/evaluation.json").exists()
