@@ -11,13 +11,13 @@ from absl import logging
 
 from brac_plus_tf import configuration, trainer
 from brac_plus_tf.agents.base import Agent
-from brac_plus_tf.dataset_download import is_dataset_name
 from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
 from brac_plus_tf.environments import Environment, make_environment
 from brac_plus_tf.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.run_record import RunRecord, host_facts, read_metrics, write_json
 from brac_plus_tf.saved_policy import DeployedPolicy
+from brac_plus_tf.sources import source_label
 from brac_plus_tf.stage_cache import StageCache
 from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import Dimensions, HyperParameters, UserError
@@ -29,7 +29,8 @@ class Experiment(HyperParameters):
     """What to train on what, and how to judge it.
 
     agent: (dimensions, seed) -> agent. agent_name: its directory's name; give variants names of their own.
-    dataset: D4RL dataset name or HDF5 paths. environment: "auto" takes the dataset's own, "none" evaluates nothing.
+    dataset: D4RL dataset name, HDF5 paths or `minari:ID`. environment: "auto" takes the dataset's own, "none" evaluates
+    nothing.
     load_dataset, make_environment: with their settings bound.
     evaluation_episodes, final_episodes: per evaluation during training, and of the last policy.
     action: which of the agent's ways to act is evaluated.
@@ -49,7 +50,7 @@ class Experiment(HyperParameters):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.dataset:
-            raise UserError("Experiment.dataset is empty: name a D4RL dataset or HDF5 files")
+            raise UserError("Experiment.dataset is empty: name a D4RL dataset, HDF5 files or minari:ID")
         for name in ("evaluation_episodes", "final_episodes"):
             if getattr(self, name) < 1:
                 raise UserError(f"Experiment.{name} is {getattr(self, name)}: at least 1, or environment = 'none'")
@@ -135,8 +136,8 @@ def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
 
 
 def task_label(sources: Sequence[str]) -> str:
-    """The directory name of a dataset: its D4RL name, or its files' stems joined."""
-    return "+".join(source if is_dataset_name(source) else Path(source).stem for source in sources)
+    """The directory name of a dataset: its sources' labels joined."""
+    return "+".join(map(source_label, sources))
 
 
 def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:

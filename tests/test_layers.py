@@ -12,9 +12,9 @@ ALGORITHM = "agents.<algorithm>"
 LAYERS = (
     ("", "types"),
     ("tasks", "randomness"),
-    ("distributions", "lagrange", "updates"),
-    ("hdf5_reader", "dataset_download", "d4rl_backend", "saved_model_check"),
-    ("networks", "episodes", "environments"),
+    ("distributions", "lagrange", "updates", "rows"),
+    ("hdf5_reader", "minari_reader", "dataset_download", "d4rl_backend", "saved_model_check"),
+    ("networks", "sources", "episodes", "environments"),
     ("behavior", "datasets"),
     ("divergences", "penalties", "losses"),
     ("agents", "agents.base"),
@@ -31,7 +31,10 @@ LAYERS = (
 )
 COMMANDS = LAYERS[-1]
 # What the layers alone would allow: networks know no data and data no networks; losses receive tensors and callables
-DATA = {"hdf5_reader", "dataset_download", "episodes", "datasets", "d4rl_backend", "environments"}
+DATA = {
+    *("rows", "hdf5_reader", "minari_reader", "sources", "dataset_download", "episodes", "datasets"),
+    *("d4rl_backend", "environments"),
+}
 FORBIDDEN = {
     "networks": DATA,
     "behavior": DATA,
