@@ -15,7 +15,7 @@ LAYERS = (
     ("distributions", "lagrange", "updates", "rows"),
     ("hdf5_reader", "minari_reader", "dataset_download", "d4rl_backend", "saved_model_check"),
     ("networks", "sources", "episodes", "environments"),
-    ("behavior", "datasets"),
+    ("behavior", "datasets", "minari_writer"),
     ("divergences", "penalties", "losses"),
     ("agents", "agents.base"),
     ("agents.actor_critic",),
@@ -27,12 +27,12 @@ LAYERS = (
     ("configuration",),
     ("experiment",),
     ("command_line",),
-    ("train", "evaluate", "export", "inspect_dataset", "compare"),
+    ("train", "evaluate", "export", "inspect_dataset", "convert_to_minari", "compare"),
 )
 COMMANDS = LAYERS[-1]
 # What the layers alone would allow: networks know no data and data no networks; losses receive tensors and callables
 DATA = {
-    *("rows", "hdf5_reader", "minari_reader", "sources", "dataset_download", "episodes", "datasets"),
+    *("rows", "hdf5_reader", "minari_reader", "minari_writer", "sources", "dataset_download", "episodes", "datasets"),
     *("d4rl_backend", "environments"),
 }
 FORBIDDEN = {
