@@ -9,6 +9,7 @@ version = re.search(r'__version__ = "(.+)"', Path("brac_plus_tf/__init__.py").re
 
 # rliable's arch does not load beside pandas 3
 COMPARE = ["rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]
+MINARI = ["minari>=0.5,<0.6"]
 
 setup(
     name="brac_plus_tf",
@@ -44,6 +45,7 @@ setup(
             "mypy>=1.11,<3",
             "gymnasium-robotics==1.4.2",
             *COMPARE,
+            *MINARI,
         ],
         "compare": COMPARE,
         # genuine D4RL's own dependencies; scripts/setup_d4rl.sh adds d4rl and mujoco_py, which pip cannot resolve
@@ -58,6 +60,6 @@ setup(
             "setuptools>=68",
         ],
         "adroit": ["gymnasium-robotics==1.4.2"],
-        "minari": ["minari>=0.5,<0.6"],
+        "minari": MINARI,
     },
 )

@@ -35,7 +35,7 @@ def gin_files(agent: str, dataset: str, more: Sequence[str]) -> list[str]:
     """
     folder, _, variant = agent.partition("/")
     task = re.sub(r"-v\d+$", "", dataset).replace("-", "_")
-    robot = task_label([dataset]).partition("-")[0]
+    robot = task_label([dataset]).removeprefix("minari-").partition("-")[0]
     names = [variant] if variant else [task] * is_dataset_name(dataset) + [robot, "base"]
     own = [path for name in names if (path := configuration.GIN_CONFIGS / folder / f"{name}.gin").is_file()]
     if not folder or not own:
@@ -146,7 +146,7 @@ def _seed(text: str) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_list("agents", None, "Folders of gin_configs/, or single files of theirs: cql/rho.", required=True)
-    flags.DEFINE_list("datasets", None, "D4RL names or HDF5 files; a + joins several files to one.", required=True)
+    flags.DEFINE_list("datasets", None, "D4RL names, HDF5 files, minari:ID; a + joins several to one.", required=True)
     flags.DEFINE_list("seeds", ["0"], "Seeds of the runs.")
     flags.DEFINE_multi_string("gin_file", [], "After the agent's own: a file of its folder, or a path; may repeat.")
     flags.DEFINE_multi_string("gin_bindings", [], "gin binding for every run; may repeat, wins over files.")

@@ -29,12 +29,13 @@ def is_dataset_name(source: str) -> bool:
 def find_dataset_file(source: str, data_dir: str | None = None, download: bool = False) -> str:
     """The path of a source's file.
 
-    A source that is not a D4RL name is a path and returned as it is. A D4RL name's file, under the base name of its
-    URL, is looked for in `data_dir`, then in the environment variable D4RL_DATASET_DIR, then in ~/.d4rl/datasets.
+    A source that is not a D4RL name is a path or `minari:ID` and returned as it is. A D4RL name's file, under the base
+    name of its URL, is looked for in `data_dir`, then in the environment variable D4RL_DATASET_DIR, then in
+    ~/.d4rl/datasets.
 
     Args:
-      source: path or D4RL dataset name. data_dir: first directory to look in. download: fetch a file that is in none
-        of the directories, into the first of them.
+      source: path, `minari:ID` or D4RL dataset name. data_dir: first directory to look in. download: fetch a file that
+        is in none of the directories, into the first of them.
     Raises:
       UserError: if a D4RL name is unknown, its file is nowhere, or the download fails.
     """

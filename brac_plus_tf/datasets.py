@@ -1,7 +1,7 @@
 """Offline datasets: files to rescaled transitions, sampled inside the compiled training loop.
 
 Which row yields which transition, and how that differs from d4rl.qlearning_dataset: see episodes.py. What a file must
-hold: see hdf5_reader.py.
+hold: see hdf5_reader.py and minari_reader.py.
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf import dataset_download, hdf5_reader
+from brac_plus_tf import dataset_download, sources
 from brac_plus_tf.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
-from brac_plus_tf.hdf5_reader import Rows
+from brac_plus_tf.minari_reader import is_minari
+from brac_plus_tf.rows import Rows
 from brac_plus_tf.tasks import Task, find_task
 from brac_plus_tf.types import Dimensions, Transition, UserError, checked
 
@@ -83,7 +84,7 @@ class OfflineDataset:
     """Transitions ready for training, and what is known about where they come from.
 
     transitions: Transition of float32 arrays, M rows, in network units (see Scaling).
-    files, row_counts: source paths and their numbers of rows, in order. sha256: contents_sha256 of the files.
+    files, row_counts: paths, or `minari:ID`, and their numbers of rows, in order. sha256: contents_sha256 of them.
     episode_returns [P] float64 (undiscounted, the environment's reward units), episode_lengths [P] int64 (steps) and
     episode_complete [P] bool: all P episodes in order; an episode that a file's end breaks off is not complete.
     """
@@ -106,7 +107,7 @@ class OfflineDataset:
     def facts(self) -> dict[str, object]:
         """What identifies the data in a run's record, JSON-ready."""
         return {
-            "files": [os.path.basename(file) for file in self.files],
+            "files": [file if is_minari(file) else os.path.basename(file) for file in self.files],
             "sha256": self.sha256,
             "rows": list(self.row_counts),
             "transitions": self.number_of_transitions,
@@ -133,7 +134,7 @@ class OfflineDataset:
 
 
 def dataset_task(source: str, environment: str | None = None) -> Task | None:
-    """The task named by the user, else by a D4RL dataset name, else by the file's env_id; None if none is known.
+    """The task named by the user, else by a D4RL dataset name, else by the data's own record; None if none is known.
 
     Raises:
       UserError: if the user named an unknown task.
@@ -142,7 +143,7 @@ def dataset_task(source: str, environment: str | None = None) -> Task | None:
         environment = source
     if environment is not None:
         return find_task(environment)
-    recorded = hdf5_reader.environment_id(source)
+    recorded = sources.environment_id(source)
     try:
         return find_task(recorded) if recorded else None
     except UserError:
@@ -165,8 +166,8 @@ def load_dataset(
     """Reads, validates and rescales one or several files, whose transitions are put one after the other.
 
     Args:
-      source: path of an HDF5 file in D4RL's layout, or a D4RL dataset name such as "hopper-medium-replay-v0"; several
-        for a mixture such as medium-expert.
+      source: path of an HDF5 file in D4RL's layout, a D4RL dataset name such as "hopper-medium-replay-v0", or a local
+        Minari dataset as "minari:hopper/collected-v0"; several for a mixture such as medium-expert.
       task: gives dimensions, action bounds and horizon; None: that of the D4RL name, if `source` is one; otherwise
         the data are your own, of unknown horizon, with the action bounds below.
       data_dir: where files of D4RL names are looked for first; see dataset_download.find_dataset_file.
@@ -179,12 +180,12 @@ def load_dataset(
     Raises:
       UserError: naming the file, key and row of whatever is missing or wrong.
     """
-    sources = [source] if isinstance(source, str) else list(source)
-    if not sources:
+    names = [source] if isinstance(source, str) else list(source)
+    if not names:
         raise UserError("dataset: no source given; name a file or a D4RL dataset")
-    if task is None and dataset_download.is_dataset_name(sources[0]):
-        task = find_task(sources[0])
-    files = tuple(dataset_download.find_dataset_file(name, data_dir, download) for name in sources)
+    if task is None and dataset_download.is_dataset_name(names[0]):
+        task = find_task(names[0])
+    files = tuple(dataset_download.find_dataset_file(name, data_dir, download) for name in names)
     file_rows = _read_files(files, task.dimensions if task else None)
     dimensions = file_rows[0].dimensions
     low, high = (task.action_low, task.action_high) if task else (action_low, action_high)
@@ -198,7 +199,7 @@ def load_dataset(
     _check_transitions(transitions, ", ".join(files), rescale_rewards)
     return OfflineDataset(
         *_rescale(transitions, action_center, action_half_range, normalize_observations, rescale_rewards),
-        hdf5_reader.contents_sha256(files),
+        sources.contents_sha256(files),
         files,
         row_counts,
         dimensions,
@@ -207,8 +208,8 @@ def load_dataset(
 
 
 def _read_files(files: Sequence[str], dimensions: Dimensions | None) -> list[Rows]:
-    first = hdf5_reader.read_rows(files[0], dimensions)
-    return [first, *(hdf5_reader.read_rows(path, first.dimensions) for path in files[1:])]
+    first = sources.read_rows(files[0], dimensions)
+    return [first, *(sources.read_rows(path, first.dimensions) for path in files[1:])]
 
 
 def _episodes(

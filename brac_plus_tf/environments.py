@@ -11,6 +11,7 @@ Time limits are the task's `horizon`.
 """
 
 import contextlib
+import copy
 import importlib
 import importlib.metadata
 import io
@@ -127,12 +128,29 @@ class _GymnasiumEnvironment:
         self._inner.close()
 
 
-def _make_plain(task: Task) -> Any:
-    """The gymnasium environment itself, with the task's time limit."""
+def environment_specification(task: Task) -> Any:
+    """gymnasium's EnvSpec of the task's environment, with the task's time limit; builds nothing.
+
+    Raises:
+      UserError: if the environment's package is not installed.
+    """
+    specification = copy.deepcopy(_gymnasium_with(task).spec(task.environment_id))
+    specification.max_episode_steps = task.horizon
+    return specification
+
+
+def _gymnasium_with(task: Task) -> Any:
+    """The module gymnasium, which knows the task's environment."""
     gymnasium = _import("gymnasium")
-    _import("mujoco")
     if task.environment_id.startswith("AdroitHand"):
         gymnasium.register_envs(_import("gymnasium_robotics"))
+    return gymnasium
+
+
+def _make_plain(task: Task) -> Any:
+    """The gymnasium environment itself, with the task's time limit."""
+    gymnasium = _gymnasium_with(task)
+    _import("mujoco")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium urges to use -v5, whose rewards and physics are others
         return gymnasium.make(task.environment_id, max_episode_steps=task.horizon, disable_env_checker=True)

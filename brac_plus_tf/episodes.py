@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from brac_plus_tf.hdf5_reader import Rows
+from brac_plus_tf.rows import Rows
 from brac_plus_tf.types import Transition, UserError
 
 
@@ -106,6 +106,8 @@ def to_transitions(rows: Rows, cuts: np.ndarray) -> Transition:
     following = np.where(ends, 0, 1) + np.arange(len(ends))
     if rows.next_observations is not None:
         next_actions = rows.actions[following]
+        for row, action in (rows.following_actions or {}).items():
+            next_actions[row] = action
         return Transition(rows.observations, rows.actions, rows.rewards, discount, rows.next_observations, next_actions)
     kept = np.flatnonzero(~ends | rows.terminals)
     return Transition(

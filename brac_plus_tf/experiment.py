@@ -11,13 +11,13 @@ from absl import logging
 
 from brac_plus_tf import configuration, trainer
 from brac_plus_tf.agents.base import Agent
-from brac_plus_tf.dataset_download import is_dataset_name
 from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
 from brac_plus_tf.environments import Environment, make_environment
 from brac_plus_tf.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.run_record import RunRecord, host_facts, read_metrics, write_json
 from brac_plus_tf.saved_policy import DeployedPolicy
+from brac_plus_tf.sources import source_label
 from brac_plus_tf.stage_cache import StageCache
 from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import Dimensions, HyperParameters, UserError
@@ -66,7 +66,8 @@ class RunSettings(HyperParameters):
 class Experiment(RunSettings):
     """What to train on what, and how to judge it; see `RunSettings`.
 
-    dataset: D4RL dataset name or HDF5 paths. environment: "auto" takes the dataset's own, "none" evaluates nothing.
+    dataset: D4RL dataset name, HDF5 paths or `minari:ID`. environment: "auto" takes the dataset's own, "none" evaluates
+    nothing.
     load_dataset: with its settings bound.
     """
 
@@ -77,7 +78,7 @@ class Experiment(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.dataset:
-            raise UserError("Experiment.dataset is empty: name a D4RL dataset or HDF5 files")
+            raise UserError("Experiment.dataset is empty: name a D4RL dataset, HDF5 files or minari:ID")
 
 
 class LivePolicyEvaluation:
@@ -161,8 +162,8 @@ def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
 
 
 def task_label(sources: Sequence[str]) -> str:
-    """The directory name of a dataset: its D4RL name, or its files' stems joined."""
-    return "+".join(source if is_dataset_name(source) else Path(source).stem for source in sources)
+    """The directory name of a dataset: its sources' labels joined."""
+    return "+".join(map(source_label, sources))
 
 
 def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:

@@ -14,6 +14,7 @@ from absl import flags
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.dataset_download import find_dataset_file
 from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
+from brac_plus_tf.sources import source_label
 from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import UserError
 
@@ -81,7 +82,7 @@ def count_repeated(dataset: OfflineDataset) -> int:
 
 
 def write_histogram(dataset: OfflineDataset, folder: str) -> str:
-    """Draws the episodes' undiscounted returns into `folder`/<first file's name>_returns.png and returns that path.
+    """Draws the episodes' undiscounted returns into `folder`/<first file's label>_returns.png and returns that path.
 
     Raises:
       UserError: if the directory cannot be made or written.
@@ -93,8 +94,7 @@ def write_histogram(dataset: OfflineDataset, folder: str) -> str:
     axes.set_xlabel("undiscounted return of an episode")
     axes.set_ylabel("episodes")
     axes.set_title(" + ".join(os.path.basename(path) for path in dataset.files), parse_math=False)
-    name = os.path.splitext(os.path.basename(dataset.files[0]))[0]
-    path = os.path.join(folder, f"{name}_returns.png")
+    path = os.path.join(folder, f"{source_label(dataset.files[0])}_returns.png")
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -121,7 +121,7 @@ def _range(values: np.ndarray) -> str:
 
 if __name__ == "__main__":
     # Defined here and not on import: flag names are global to a process, and other commands have some of the same.
-    flags.DEFINE_string("env", None, "Task the data belong to; default: the file's attribute env_id, if known.")
+    flags.DEFINE_string("env", None, "Task the data belong to; default: what the data say, if known.")
     flags.DEFINE_string("output", ".", "Directory for the histogram of returns.")
     flags.DEFINE_bool("allow_longer_episodes", False, "Accept episodes longer than the task's horizon.")
     flags.DEFINE_float("action_low", -1.0, "Lower bound of actions, where no task is known.")

@@ -34,6 +34,6 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("gin_bindings", [], "gin binding 'Name.parameter = value'; may repeat, wins over files.")
     flags.DEFINE_string("root_dir", "runs", "Directory under which {task}/{agent}/{seed}/ is made.")
     flags.DEFINE_integer("seed", 0, "Seed of initialisation, batches, noise and evaluation.", lower_bound=0)
-    flags.DEFINE_list("dataset", None, "D4RL dataset name or HDF5 file(s), instead of the gin file's.")
+    flags.DEFINE_list("dataset", None, "D4RL dataset name, HDF5 file(s) or minari:ID, instead of the gin file's.")
     flags.DEFINE_string("env", None, "Environment for evaluation, or 'none', instead of the gin file's.")
     run_command(main)

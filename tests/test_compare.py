@@ -44,6 +44,8 @@ def files(agent: str, dataset: str, *more: str) -> list[str]:
         ("bear", "data/hopper-medium.hdf5", "bear/base.gin"),
         ("bear", "data/halfcheetah-medium.hdf5", "bear/halfcheetah.gin"),
         ("bear", "halfcheetah-medium-v0", "bear/halfcheetah.gin"),
+        ("bear", "minari:halfcheetah/medium-v0", "bear/halfcheetah.gin"),
+        ("brac_plus", "minari:hopper/medium-replay-v0", "brac_plus/base.gin"),
         ("cql/rho", "hopper-medium-v0", "cql/rho.gin"),
     ],
 )

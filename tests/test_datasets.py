@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from brac_plus_tf import dataset_download
 from brac_plus_tf.datasets import OfflineDataset, Scaling, dataset_task, load_dataset
-from brac_plus_tf.hdf5_reader import contents_sha256
+from brac_plus_tf.sources import contents_sha256
 from brac_plus_tf.tasks import find_task
 from brac_plus_tf.types import Dimensions, UserError
 

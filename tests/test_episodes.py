@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brac_plus_tf.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
-from brac_plus_tf.hdf5_reader import Rows, read_rows
+from brac_plus_tf.hdf5_reader import read_rows
+from brac_plus_tf.rows import Rows
 from brac_plus_tf.types import UserError
 
 

@@ -263,6 +263,7 @@ def test_directory_names(tmp_path, monkeypatch):
     assert task_label(["hopper-medium-v0"]) == "hopper-medium-v0"
     assert task_label(["some/where/data.hdf5"]) == "data"
     assert task_label(["/a/first.hdf5", "b/second.h5"]) == "first+second"
+    assert task_label(["minari:hopper/walk-v0", "b/second.h5"]) == "minari-hopper-walk-v0+second"
     assert task_label(["hopper-medium-v0.hdf5"]) == "hopper-medium-v0"
 
 

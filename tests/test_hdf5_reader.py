@@ -1,4 +1,3 @@
-import hashlib
 import os
 
 import h5py
@@ -6,7 +5,7 @@ import numpy as np
 import pytest
 from dataset_files import columns, write_file
 
-from brac_plus_tf.hdf5_reader import contents_sha256, environment_id, read_rows
+from brac_plus_tf.hdf5_reader import environment_id, read_rows
 from brac_plus_tf.types import Dimensions, UserError
 
 
@@ -222,16 +221,6 @@ def test_random_damage_gives_rows_or_a_user_error(tmp_path, seed):
         assert str(tmp_path / "damaged.hdf5") in str(error)
     else:
         assert np.isfinite(rows.observations).all() and len(rows.observations) == len(rows.terminals)
-
-
-def test_sha256_of_one_file_and_of_several_in_order(tmp_path):
-    paths = [write_file(tmp_path / "a.hdf5"), write_file(tmp_path / "b.hdf5", rows=7)]
-    first, second = (tmp_path / "a.hdf5").read_bytes(), (tmp_path / "b.hdf5").read_bytes()
-    assert first != second
-    assert contents_sha256(paths[:1]) == hashlib.sha256(first).hexdigest()
-    assert contents_sha256(paths) == hashlib.sha256(first + second).hexdigest()
-    with pytest.raises(UserError, match="no such file"):
-        contents_sha256([str(tmp_path / "absent")])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ ALGORITHM = "agents.<algorithm>"
 LAYERS = (
     ("", "types"),
     ("tasks", "randomness"),
-    ("distributions", "lagrange", "updates"),
-    ("hdf5_reader", "dataset_download", "d4rl_backend", "saved_model_check"),
-    ("networks", "episodes", "environments"),
-    ("behavior", "datasets", "stopping"),
+    ("distributions", "lagrange", "updates", "rows"),
+    ("hdf5_reader", "minari_reader", "dataset_download", "d4rl_backend", "saved_model_check"),
+    ("networks", "sources", "episodes", "environments"),
+    ("behavior", "datasets", "minari_writer", "stopping"),
     ("divergences", "penalties", "losses"),
     ("agents", "agents.base"),
     ("agents.actor_critic",),
@@ -28,11 +28,14 @@ LAYERS = (
     ("configuration",),
     ("experiment",),
     ("online_experiment", "command_line"),
-    ("train", "evaluate", "export", "inspect_dataset", "compare", "train_online", "collect_data"),
+    ("train", "evaluate", "export", "inspect_dataset", "compare", "train_online", "collect_data", "convert_to_minari"),
 )
 COMMANDS = LAYERS[-1]
 # What the layers alone would allow: networks know no data and data no networks; losses receive tensors and callables
-DATA = {"hdf5_reader", "dataset_download", "episodes", "datasets", "d4rl_backend", "environments"}
+DATA = {
+    *("rows", "hdf5_reader", "minari_reader", "minari_writer", "sources", "dataset_download", "episodes", "datasets"),
+    *("d4rl_backend", "environments"),
+}
 FORBIDDEN = {
     "networks": DATA,
     "behavior": DATA,

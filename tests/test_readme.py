@@ -44,6 +44,7 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(tiny.PROJECT / name)
     tiny.write_hopper_dataset(tmp_path / "my_data.hdf5", env_id=None)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     known = {command for command in commands() if command.startswith(("bash ", "pip "))}
     executed = 0
     for command in commands():

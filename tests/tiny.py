@@ -18,7 +18,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-import brac_plus_tf.command_line  # noqa: F401 (its flag must be known before `run_here` forgets a command's own)
+import brac_plus_tf.collection
+import brac_plus_tf.command_line
+import brac_plus_tf.online_experiment  # noqa: F401 (an import that only registers)
 from brac_plus_tf.agents.base import Policy, Stage, named_variables
 from brac_plus_tf.datasets import OfflineDataset, Scaling
 from brac_plus_tf.randomness import standard_normal

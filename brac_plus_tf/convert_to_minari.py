@@ -1,0 +1,54 @@
+"""The command `python -m brac_plus_tf.convert_to_minari SOURCE ID`: a dataset as a local Minari dataset.
+
+SOURCE is anything that training takes; ID is new, (namespace/)name-v(number). What training would refuse is refused.
+Of a D4RL task the gymnasium environment that it runs on is recorded, so name the task with --env where it matters.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from brac_plus_tf.command_line import run_command
+from brac_plus_tf.dataset_download import find_dataset_file
+from brac_plus_tf.datasets import dataset_task, load_dataset
+from brac_plus_tf.episodes import cut_rows
+from brac_plus_tf.minari_reader import PREFIX
+from brac_plus_tf.minari_writer import Header, check_new, write_dataset
+from brac_plus_tf.sources import read_rows
+from brac_plus_tf.types import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Converts argv[1] to the dataset argv[2] and prints what was written."""
+    if len(argv) != 3:
+        raise UserError("give two arguments; usage: python -m brac_plus_tf.convert_to_minari SOURCE ID")
+    _, source, dataset_id = argv
+    options = flags.FLAGS
+    check_new(dataset_id)
+    task = dataset_task(source, options.env)
+    low, high = (task.action_low, task.action_high) if task else (options.action_low, options.action_high)
+    file = find_dataset_file(source)
+    dataset = load_dataset(
+        file,
+        task,
+        rescale_rewards=False,
+        allow_longer_episodes=options.allow_longer_episodes,
+        action_low=low,
+        action_high=high,
+    )
+    rows = read_rows(file, dataset.dimensions)
+    cuts = cut_rows(rows, task.horizon if task else None)
+    episodes, steps = write_dataset(dataset_id, rows, cuts, Header(task, low, high, options.algorithm))
+    left_out = len(rows.rewards) - steps
+    print(f"{PREFIX}{dataset_id}: {episodes:,} episodes, {steps:,} steps")
+    if left_out:
+        print(f"rows left out: {left_out:,}, last of their episodes, whose next observation was not recorded")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("algorithm", None, "Name of the algorithm that made the data, for the dataset's metadata.")
+    flags.DEFINE_string("env", None, "Task the data belong to; default: what the data say, if known.")
+    flags.DEFINE_bool("allow_longer_episodes", False, "Accept episodes longer than the task's horizon.")
+    flags.DEFINE_float("action_low", -1.0, "Lower bound of actions, where no task is known.")
+    flags.DEFINE_float("action_high", 1.0, "Upper bound of actions, where no task is known.")
+    run_command(main)
