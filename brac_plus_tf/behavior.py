@@ -18,7 +18,7 @@ import tensorflow as tf
 from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, gaussian_mixture, split_gaussian
 from brac_plus_tf.networks import EnsembleMLP, repeat
 from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, check_shapes
+from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, UserError, check_shapes
 from brac_plus_tf.updates import build_adam, gradient_step
 
 
@@ -114,14 +114,14 @@ Selection = Callable[["VAEEnsembleNetwork", tf.Tensor], list[ConditionalVAE]]
 def draw_one_member(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
     """One member drawn per gradient step ("randomly select one model", App. F)."""
     seed = fold(seed, Purpose.BEHAVIOR_MEMBER)
-    return [ensemble.member(tf.random.stateless_uniform([], seed, 0, ensemble.members, tf.int32, alg="philox"))]
+    return [ensemble.fixed_member(tf.random.stateless_uniform([], seed, 0, ensemble.members, tf.int32, alg="philox"))]
 
 
 @gin.register
 def all_members(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
     """Every member, their divergences averaged: E times dearer (the authors' later code)."""
     del seed
-    return [ensemble.member(index) for index in range(ensemble.members)]
+    return [ensemble.fixed_member(index) for index in range(ensemble.members)]
 
 
 @gin.register
@@ -132,6 +132,8 @@ class VAEEnsemble(HyperParameters):
     latent_size: None stands for 2 A. mixture_components: K Gaussians in the decoder; the experiments use 1.
     action_margin: logged actions are clipped to +-(1 - margin) before atanh.
     select: which members one gradient step of the policy sees.
+    compute_dtype: "float32" or "bfloat16", of the networks' products where a policy is measured against them; they are
+    trained in float32.
     """
 
     members: int = 3
@@ -141,6 +143,12 @@ class VAEEnsemble(HyperParameters):
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     action_margin: float = 1e-3
     select: Selection = draw_one_member
+    compute_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise UserError(f"VAEEnsemble.compute_dtype is {self.compute_dtype!r}: it must be 'float32' or 'bfloat16'")
 
     def build(self, dimensions: Dimensions, seed: int) -> "VAEEnsembleNetwork":
         return VAEEnsembleNetwork(self, dimensions, seed)
@@ -171,9 +179,13 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
     def members(self) -> int:
         return self._shape.members
 
-    def member(self, index: int | tf.Tensor) -> ConditionalVAE:
+    def fixed_member(self, index: int | tf.Tensor) -> ConditionalVAE:
+        """The same as `member`, for measuring a policy: computed in `VAEEnsemble.compute_dtype`."""
+        return self.member(index, self._shape.compute_dtype)
+
+    def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> ConditionalVAE:
         """Member `index`, an integer or a scalar tensor drawn inside the graph."""
-        encode, decode = self.encoder.member(index), self.decoder.member(index)
+        encode, decode = (network.member(index, compute_dtype) for network in (self.encoder, self.decoder))
         components, log_std_range = self._shape.mixture_components, self._shape.log_std_range
 
         def posterior(observation: tf.Tensor, pre_tanh_action: tf.Tensor) -> Distribution:

@@ -42,17 +42,23 @@ class EnsembleMLP(tf.keras.layers.Layer):
             self._biases.append(self.add_weight(name=f"bias_{layer}", shape=(members, fan_out), initializer="zeros"))
         self.built = True
 
-    def member(self, index: int | tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        """One member as a function [.., in] -> [.., out]; `index` may be a tensor drawn inside the graph."""
-        take = (lambda weight: weight[index]) if isinstance(index, int) else (lambda w: tf.gather(w, index))
+    def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> Callable[[tf.Tensor], tf.Tensor]:
+        """One member as a function [.., in] -> [.., out]; `index` may be a tensor drawn inside the graph.
+
+        compute_dtype: of the layers between the float32 inputs and outputs.
+        """
+
+        def take(weight: tf.Tensor) -> tf.Tensor:
+            return tf.cast(weight[index] if isinstance(index, int) else tf.gather(weight, index), compute_dtype)
+
         kernels, biases = [take(kernel) for kernel in self._kernels], [take(bias) for bias in self._biases]
 
         def forward(inputs: tf.Tensor) -> tf.Tensor:
             leading = tf.shape(inputs)[:-1]
-            hidden = tf.reshape(inputs, [-1, inputs.shape[-1]])
+            hidden = tf.cast(tf.reshape(inputs, [-1, inputs.shape[-1]]), compute_dtype)
             for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
                 hidden = tf.nn.relu(tf.matmul(hidden, kernel) + bias)
-            outputs = tf.matmul(hidden, kernels[-1]) + biases[-1]
+            outputs = tf.cast(tf.matmul(hidden, kernels[-1]) + biases[-1], tf.float32)
             if inputs.shape.rank == 2:
                 return outputs
             return tf.reshape(outputs, tf.concat([leading, [outputs.shape[-1]]], axis=0))
