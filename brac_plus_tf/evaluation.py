@@ -1,8 +1,11 @@
 """Episodes of a policy in its environment, several at a time, each with its own seed."""
 
 import dataclasses
+import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import UserError
 
+_THREADS = min(2, os.cpu_count() or 1)  # MuJoCo lets other threads run while it computes, which is half of a step
 Act = Callable[[np.ndarray, int], np.ndarray]
 _WIDTH = 100  # environments stepped side by side; beyond this the policy's cost per step no longer falls
 
@@ -69,14 +73,21 @@ class Evaluator:
         running = [next(waiting) for _ in range(width)]
         observations = np.stack([self._reset(slot, seed, episode) for slot, episode in enumerate(running)])
         active, counter = list(range(width)), 0
-        with tqdm(total=episodes, desc="evaluation", unit="episode", file=sys.stdout, disable=not progress) as bar:
+
+        def step(slots: list[int]) -> list[tuple[int, Any]]:
+            return [(slot, self._environments[slot].step(actions[slot])) for slot in slots]
+
+        bar = tqdm(total=episodes, desc="evaluation", unit="episode", file=sys.stdout, disable=not progress)
+        with bar, ThreadPoolExecutor(_THREADS) as threads:
             while active:
                 # always the full width: a changing batch would be compiled anew
                 actions = act(observations.astype(np.float32), counter)
                 counter += 1
+                shares = [active[first::_THREADS] for first in range(_THREADS)]
+                outcomes = dict(itertools.chain.from_iterable(threads.map(step, shares)))
                 for slot in tuple(active):
                     episode = running[slot]
-                    observation, reward, terminated, truncated, _ = self._environments[slot].step(actions[slot])
+                    observation, reward, terminated, truncated, _ = outcomes[slot]
                     observations[slot] = observation
                     returns[episode] += reward
                     lengths[episode] += 1
