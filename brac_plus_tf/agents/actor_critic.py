@@ -183,6 +183,7 @@ class ActorCritic:
         self.actor = actor.build(dimensions, seed)
         self.critic = critic.build(dimensions, seed)
         self.target_critic = critic.build(dimensions, seed)  # same seed and name: an exact copy
+        self.followed = [(self.critic.variables, self.target_critic.variables)]
         self.policy_optimizer = build_adam(policy_rate, self.actor.trainable_variables)
         self.critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
         self._gamma, self._tau, self._target_samples = critic.gamma, critic.tau, critic.target_samples
@@ -228,8 +229,9 @@ class ActorCritic:
         return watch_value(self._gamma)
 
     def follow_targets(self) -> None:
-        """Target critics <- tau critics + (1 - tau) target critics."""
-        soft_update(self.critic.variables, self.target_critic.variables, self._tau)
+        """Each target network <- tau its source + (1 - tau) itself."""
+        for source, target in self.followed:
+            soft_update(source, target, self._tau)
 
 
 def watch_value(gamma: float) -> Watch:

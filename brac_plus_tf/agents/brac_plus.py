@@ -31,7 +31,7 @@ from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultipli
 from brac_plus_tf.penalties import GradientPenalty
 from brac_plus_tf.randomness import Purpose, fold
 from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, checked
-from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, raw, soft_update, watch
+from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, raw, watch
 
 _MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
 _CHUNK = 1000
@@ -98,8 +98,10 @@ class BRACPlus(ActorCritic):
         self._improvement = improvement
 
         self.behavior = behavior.build(dimensions, seed)
-        self.target_actor = actor.build(dimensions, seed)
-        self._next_actor = self.target_actor if improvement.target_actor else self.actor
+        self.target_actor = self.actor  # whose next actions the targets value
+        if improvement.target_actor:
+            self.target_actor = actor.build(dimensions, seed)
+            self.followed.append((self.actor.variables, self.target_actor.variables))
         self.multiplier = multiplier.build(dimensions, seed)
 
         self._behavior_optimizer = behavior_fit.adam(self.behavior.trainable_variables)
@@ -163,17 +165,26 @@ class BRACPlus(ActorCritic):
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
-        return super().components() | {
-            "behavior": self.behavior.variables,
-            "behavior_optimizer": self._behavior_optimizer.variables,
-            "target_actor": self.target_actor.variables,
-            "initial_policy_optimizer": self._initial_policy_optimizer.variables,
-            "initial_critic_optimizer": self._initial_critic_optimizer.variables,
-            "multiplier": self.multiplier.variables,
-            "multiplier_optimizer": self._multiplier_optimizer.variables,
-            "entropy_multiplier": [self.entropy_multiplier, self.entropy_target],
-            "thresholds": [self.divergence_threshold, self.penalty_threshold, self.penalty_weight, self._moments.sums],
-        }
+        own_target = {} if self.target_actor is self.actor else {"target_actor": self.target_actor.variables}
+        return (
+            super().components()
+            | own_target
+            | {
+                "behavior": self.behavior.variables,
+                "behavior_optimizer": self._behavior_optimizer.variables,
+                "initial_policy_optimizer": self._initial_policy_optimizer.variables,
+                "initial_critic_optimizer": self._initial_critic_optimizer.variables,
+                "multiplier": self.multiplier.variables,
+                "multiplier_optimizer": self._multiplier_optimizer.variables,
+                "entropy_multiplier": [self.entropy_multiplier, self.entropy_target],
+                "thresholds": [
+                    self.divergence_threshold,
+                    self.penalty_threshold,
+                    self.penalty_weight,
+                    self._moments.sums,
+                ],
+            }
+        )
 
     # Stage 1: behaviour policy by maximum ELBO ---------------------------------------------------------------------
 
@@ -237,7 +248,6 @@ class BRACPlus(ActorCritic):
         self._fit_multiplier(batch.observation, divergence)
         self._step_entropy_multiplier(tf.reduce_mean(entropy))
         self.follow_targets()
-        soft_update(self.actor.variables, self.target_actor.variables, self._tau)
         self._moments.add(divergence)
         metrics |= {"policy_loss": policy_loss, "policy_value": tf.reduce_mean(value)}
         metrics |= {"entropy": tf.reduce_mean(entropy), "multiplier_mean": tf.reduce_mean(multiplier)}
@@ -259,7 +269,7 @@ class BRACPlus(ActorCritic):
         """Line 6: Eq. 10; the penalty sees the first action drawn for each state."""
         size = batch.observation.shape[0]
         next_value = next_state_value(
-            self._next_actor, self.target_critic, batch.next_observation, self._target_samples, seed
+            self.target_actor, self.target_critic, batch.next_observation, self._target_samples, seed
         )
         excess = divergence - self.penalty_threshold
 

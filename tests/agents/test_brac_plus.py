@@ -67,7 +67,6 @@ def test_each_stage_changes_only_what_it_trains():
         "initial_critic": {"critic", "target_critic", "initial_critic_optimizer"},
         "main": {
             "actor",
-            "target_actor",
             "policy_optimizer",
             "critic",
             "target_critic",
@@ -106,6 +105,20 @@ def test_targets_start_as_copies_and_follow_by_tau():
     agent.update(make_dataset().sample((30,), SEED), SEED)
     for old, source, target in zip(start, agent.critic.variables, agent.target_critic.variables, strict=True):
         np.testing.assert_allclose(target.numpy(), 0.75 * old + 0.25 * source.numpy(), atol=1e-7)
+
+
+def test_a_target_actor_follows_where_there_is_one():
+    agent = make_agent(improvement=Improvement(epochs=2, steps_per_epoch=10, batch_size=30, target_actor=True))
+    dataset = make_dataset()
+    agent.stages()[1].update(dataset.sample((30,), SEED), SEED)
+    agent.stages()[3].prepare(dataset, 0, SEED)
+    start = [v.numpy() for v in agent.actor.variables]
+    for expected, target in zip(start, agent.target_actor.variables, strict=True):
+        np.testing.assert_array_equal(target.numpy(), expected)
+    agent.update(dataset.sample((30,), SEED), SEED)
+    for old, source, target in zip(start, agent.actor.variables, agent.target_actor.variables, strict=True):
+        np.testing.assert_allclose(target.numpy(), 0.75 * old + 0.25 * source.numpy(), atol=1e-7)
+    assert "target_actor" in agent.components() and "target_actor" not in make_agent().components()
 
 
 def test_the_policy_slows_down_by_its_decay_over_the_main_stage():
