@@ -43,8 +43,8 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Puts `content` at `path` by way of a synced temporary file beside it."""
-    with written_atomically(path) as temporary:
-        temporary.write_bytes(content)
+    with written_atomically(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def append(path: Path, text: str) -> None:
