@@ -16,10 +16,12 @@ import time
 ALLOWED_GROWTH = 0.02  # of memory
 
 
-def sample(process: int) -> tuple[float, int, int]:
-    """Resident memory in MiB, open files and threads of a process."""
+def sample(process: int) -> tuple[float, int, int] | None:
+    """Resident memory in MiB, open files and threads of a process; None if it has just ended."""
     with open(f"/proc/{process}/status") as file:
         fields = dict(line.split(":", 1) for line in file)
+    if "VmRSS" not in fields:
+        return None
     threads = int(fields["Threads"])
     return int(fields["VmRSS"].split()[0]) / 1024, len(os.listdir(f"/proc/{process}/fd")), threads
 
@@ -33,8 +35,8 @@ def main() -> None:
         while process.poll() is None:
             time.sleep(1.0)
             output.seek(0)
-            if "main:" in output.read() and process.poll() is None:
-                samples.append(sample(process.pid))
+            if "main:" in output.read() and process.poll() is None and (now := sample(process.pid)):
+                samples.append(now)
         output.seek(0)
         last_line = output.read().splitlines()[-1]
     if process.returncode:
