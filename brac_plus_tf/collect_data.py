@@ -54,8 +54,7 @@ def main(argv: Sequence[str]) -> None:
     if policy is not None:
         loaded = LoadedPolicy(policy)
         loaded.check_action(collection.action)
-        if loaded.dimensions != task.dimensions:
-            raise UserError(f"{policy}: the policy is for {loaded.dimensions}, {task.name} has {task.dimensions}")
+        loaded.check_fits(task)
     plan = Plan(task, values.backend, policy, collection, values.n_samples, values.seed)
     collect(plan, output, values.workers)
     print(f"dataset: {output}")

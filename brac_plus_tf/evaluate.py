@@ -35,8 +35,7 @@ def evaluate(run_dir: Path, environment: str | None, episodes: int, action: str,
         raise UserError(f"{run_dir}: no saved_model yet, the run is not finished; start the training command again")
     task, policy = find_task(name), LoadedPolicy(run_dir / "saved_model")
     policy.check_action(action)
-    if policy.dimensions != task.dimensions:
-        raise UserError(f"{run_dir}: the policy is for {policy.dimensions}, {task.name} has {task.dimensions}")
+    policy.check_fits(task)
     made = []
 
     def make() -> object:

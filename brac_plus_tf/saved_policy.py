@@ -13,6 +13,7 @@ import tensorflow as tf
 from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.datasets import Scaling
 from brac_plus_tf.saved_model_check import check_saved_model
+from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import Dimensions, UserError
 
 METADATA = "policy.json"
@@ -130,6 +131,7 @@ class LoadedPolicy:
 
     def __init__(self, directory: Path) -> None:
         """Raises UserError if the directory does not hold an exported policy, or more than a policy."""
+        self._directory = directory
         try:
             facts = json.loads((directory / METADATA).read_text())
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
@@ -146,6 +148,13 @@ class LoadedPolicy:
         """Raises UserError if the policy has no such way to act."""
         if name not in self._signatures:
             raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
+
+    def check_fits(self, task: Task) -> None:
+        """Raises UserError if the policy is for observations or actions of other sizes."""
+        if self.dimensions != task.dimensions:
+            raise UserError(
+                f"{self._directory}: the policy is for {self.dimensions}, {task.name} has {task.dimensions}"
+            )
 
     def act(self, name: str, observation: np.ndarray, seed: int) -> np.ndarray:
         """observation [N, O] in raw units -> action [N, A] in the environment's own range."""
