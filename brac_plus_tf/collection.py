@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,12 +207,24 @@ def _save_shard(path: Path, shard: Shard) -> None:
         np.savez(file, **shard.steps._asdict(), seeds=shard.seeds, lengths=shard.lengths)
 
 
-def _load_shard(path: Path) -> Shard:
+@contextlib.contextmanager
+def _open_shard(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Its arrays, each read when it is asked for."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Shard(Steps(*(arrays[key] for key in Steps._fields)), arrays["seeds"], arrays["lengths"])
+            yield arrays
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it, and it is played again") from error
+
+
+def _load_shard(path: Path) -> Shard:
+    with _open_shard(path) as arrays:
+        return Shard(Steps(*(arrays[key] for key in Steps._fields)), arrays["seeds"], arrays["lengths"])
+
+
+def _shard_rows(path: Path) -> int:
+    with _open_shard(path) as arrays:
+        return int(arrays["lengths"].sum())
 
 
 # Worker processes -----------------------------------------------------------------------------------------------------
@@ -301,7 +313,7 @@ def _play_missing(plan: Plan, directory: Path, workers: int) -> list[list[int]]:
     rows: list[dict[int, int]] = [{} for _ in needed]  # by shard
     for path in directory.glob("*.npz"):
         part, shard = map(int, path.stem.split("-"))
-        rows[part][shard] = int(_load_shard(path).lengths.sum())
+        rows[part][shard] = _shard_rows(path)
     running: dict[concurrent.futures.Future[int], tuple[int, int]] = {}
     largest = plan.collection.shard_episodes * plan.task.horizon
 
