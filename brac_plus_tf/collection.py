@@ -32,7 +32,7 @@ from tqdm import tqdm
 from brac_plus_tf.agents.base import describe
 from brac_plus_tf.checkpoints import written_atomically
 from brac_plus_tf.environments import make_environment
-from brac_plus_tf.hdf5_writer import Steps, cut_off, empty_steps, write_hdf5
+from brac_plus_tf.hdf5_writer import Steps, cut_off, empty_steps, episode_returns, task_facts, write_hdf5
 from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.replay_buffer import task_scaling
 from brac_plus_tf.run_record import write_json
@@ -366,22 +366,18 @@ def _merge(plan: Plan, directory: Path, output: Path, rows: Sequence[Sequence[in
                     break
                 played = _load_shard(_shard_path(directory, part, shard))
                 steps = cut_off(played.steps, min(left, len(played.steps.rewards)))
-                ends = np.flatnonzero(steps.terminals | steps.timeouts)
-                seeds.append(played.seeds[: len(ends)])
-                parts.extend([part] * len(ends))
-                returns.extend(np.diff(np.cumsum(steps.rewards, dtype=np.float64)[ends], prepend=0.0).tolist())
+                ended = episode_returns(steps).tolist()
+                seeds.append(played.seeds[: len(ended)])
+                parts.extend([part] * len(ended))
+                returns.extend(ended)
                 left -= len(steps.rewards)
                 yield steps
 
     def facts() -> dict[str, object]:
-        mean = float(np.mean(returns))
-        score = {} if plan.task.reference_score is None else {"normalized_score": plan.task.normalized_score(mean)}
         return {
-            "env_id": plan.task.name,
+            **task_facts(plan.task, returns),
             "behavior": json.dumps(plan.facts()),
             "seed": plan.seed,
-            "mean_episode_return": mean,
-            **score,
             "episode_seed": np.concatenate(seeds),
             "episode_part": np.array(parts, np.int64),
         }

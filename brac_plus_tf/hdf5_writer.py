@@ -1,6 +1,6 @@
 """Writes recorded steps as one HDF5 file in D4RL's layout; hdf5_reader.py is its counterpart."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from brac_plus_tf.checkpoints import written_atomically
+from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import Dimensions
 
 _CHUNK_ROWS = 65_536
@@ -46,6 +47,19 @@ def cut_off(steps: Steps, rows: int) -> Steps:
     timeouts = first.timeouts.copy()
     timeouts[-1] = not first.terminals[-1]
     return first._replace(timeouts=timeouts)
+
+
+def episode_returns(steps: Steps) -> np.ndarray:
+    """Undiscounted returns of the episodes that end within the steps, in order."""
+    ends = np.flatnonzero(steps.terminals | steps.timeouts)
+    return np.diff(np.cumsum(steps.rewards, dtype=np.float64)[ends], prepend=0.0)
+
+
+def task_facts(task: Task, returns: Sequence[float] | np.ndarray) -> dict[str, object]:
+    """What a file says about where its episodes were played and how they went; returns: one for each episode."""
+    mean = float(np.mean(returns))
+    score = {} if task.reference_score is None else {"normalized_score": float(task.normalized_score(mean))}
+    return {"env_id": task.name, "mean_episode_return": mean, **score}
 
 
 def write_hdf5(

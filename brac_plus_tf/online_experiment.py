@@ -20,7 +20,7 @@ from brac_plus_tf.agents.base import Agent, Policy, Stage, TransitionSource, no_
 from brac_plus_tf.checkpoints import write_atomically
 from brac_plus_tf.environments import Environment
 from brac_plus_tf.experiment import LivePolicyEvaluation, RunSettings, finish
-from brac_plus_tf.hdf5_writer import cut_off, empty_steps, write_hdf5
+from brac_plus_tf.hdf5_writer import cut_off, empty_steps, episode_returns, task_facts, write_hdf5
 from brac_plus_tf.randomness import Purpose, fold, initializer_seed, uniform
 from brac_plus_tf.replay_buffer import ReplayBuffer, task_scaling
 from brac_plus_tf.run_record import RunRecord, host_facts, read_metrics
@@ -187,14 +187,14 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
     }
     record.begin(operative_config, {**facts, "host": host_facts()})
 
-    def write_replay(name: str, returns: float) -> None:
+    def write_replay(name: str, evaluated: float) -> None:
+        steps = cut_off(buffer.steps(), len(buffer))
         attributes = {
-            "env_id": task.name,
+            **task_facts(task, episode_returns(steps)),
             "behavior": f"{experiment.agent_name}, all its steps from the first on",
             "seed": seed,
-            "last_evaluation": returns,
+            "last_evaluation": evaluated,
         }
-        steps = cut_off(buffer.steps(), len(buffer))
         write_hdf5(record.directory / name, task.dimensions, len(buffer), [steps], lambda: attributes, compress=True)
 
     def evaluate() -> dict[str, float]:

@@ -13,9 +13,11 @@ import math
 import resource
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,14 +26,15 @@ from absl import flags
 from brac_plus_tf import configuration
 from brac_plus_tf.agents.base import Agent, Stage
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.datasets import OfflineDataset, Scaling
+from brac_plus_tf.datasets import OfflineDataset, Scaling, load_dataset
 from brac_plus_tf.environments import make_environment
 from brac_plus_tf.evaluation import Evaluator
 from brac_plus_tf.experiment import Experiment
+from brac_plus_tf.hdf5_writer import Steps, write_hdf5
 from brac_plus_tf.randomness import base_seed
 from brac_plus_tf.run_record import host_facts, write_json
 from brac_plus_tf.saved_policy import DeployedPolicy
-from brac_plus_tf.tasks import find_task
+from brac_plus_tf.tasks import Task, find_task
 from brac_plus_tf.trainer import compile_stage, take_step
 from brac_plus_tf.types import Dimensions, Transition, UserError
 
@@ -97,8 +100,32 @@ def median_rate(call: Callable[[int], object], steps: int, windows: int) -> floa
     return statistics.median(rates)
 
 
-def product_seconds(shape: Product, dtype: tf.DType, repeats: int, compiled: bool) -> float:
-    """Time of one matrix product, in a chain of products there and back, of which a compiler can skip none."""
+class Machine:
+    """This machine's speed at the matrix products of some steps, each product compiled once and timed often.
+
+    work: multiply-adds that one measurement should do.
+    """
+
+    def __init__(self, shapes: Iterable[Product], dtypes: Sequence[tf.DType], work: int) -> None:
+        self._chains = {
+            (shape, dtype.name): [product_chain(shape, dtype, compiled) for compiled in (False, True)]
+            for shape in shapes
+            for dtype in dtypes
+        }
+        self._work = work
+
+    def limit(self, products: Mapping[Product, int], dtype: tf.DType) -> float:
+        """Steps per second if a step's products were all there is to do, each in the faster of two ways."""
+        seconds = 0.0
+        for shape, count in products.items():
+            repeats = max(3, min(2000, self._work // math.prod(shape)))
+            rates = [2 * median_rate(chain, repeats, 3) for chain in self._chains[shape, dtype.name]]
+            seconds += count / max(rates)
+        return 1.0 / seconds
+
+
+def product_chain(shape: Product, dtype: tf.DType, compiled: bool) -> Callable[[int], object]:
+    """(count) -> that many pairs of matrix products, there and back, of which a compiler can skip none."""
     m, k, n = shape
     matrices = [np.random.default_rng(0).normal(size=size) / math.sqrt(size[1]) for size in ((m, k), (k, n), (n, k))]
     left, there, back = (tf.constant(matrix, dtype) for matrix in matrices)
@@ -106,24 +133,12 @@ def product_seconds(shape: Product, dtype: tf.DType, repeats: int, compiled: boo
     @tf.function(jit_compile=compiled, autograph=False)
     def run(left: tf.Tensor, there: tf.Tensor, back: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         def body(index: tf.Tensor, left: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return index + 2, (left @ there) @ back
+            return index + 1, (left @ there) @ back
 
         return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), left))[1]
 
     run(left, there, back, tf.constant(1))
-    return 1.0 / median_rate(lambda count: run(left, there, back, tf.constant(count)).numpy(), 2 * repeats, 5)
-
-
-def limit(products: collections.Counter[Product], dtype: tf.DType, work: int) -> float:
-    """Steps per second if the products of a step were all there is to do, each in the faster of two ways.
-
-    work: multiply-adds that one measurement should do.
-    """
-    seconds = 0.0
-    for shape, count in products.items():
-        repeats = max(3, min(2000, work // math.prod(shape)))
-        seconds += count * min(product_seconds(shape, dtype, repeats, compiled) for compiled in (False, True))
-    return 1.0 / seconds
+    return lambda count: run(left, there, back, tf.constant(count)).numpy()
 
 
 class Setting:
@@ -146,12 +161,15 @@ class Setting:
 
 
 def measure(setting: Setting, steps: int, windows: int, work: int) -> list[dict[str, object]]:
-    """One row for each stage."""
+    """One row for each stage; each window of steps is followed by one of the limit: noise meets both alike."""
     rows: list[dict[str, object]] = []
     for stage, call, compile_seconds in zip(setting.stages, setting.calls, setting.compile_seconds, strict=True):
         products = count_products(stage, setting.dataset)
-        rate = median_rate(call, steps, windows)
-        limits = {dtype.name: limit(products, dtype, work) for dtype in (tf.float32, tf.bfloat16)}
+        machine = Machine(products, (tf.float32, tf.bfloat16), work)
+        pairs = [(median_rate(call, steps, 1), machine.limit(products, tf.float32)) for _ in range(windows)]
+        shares = sorted(rate / limit for rate, limit in pairs)
+        rate, limit = (statistics.median(column) for column in zip(*pairs, strict=True))
+        bfloat16_limit = machine.limit(products, tf.bfloat16)
         rows.append(
             {
                 "stage": stage.name,
@@ -159,14 +177,47 @@ def measure(setting: Setting, steps: int, windows: int, work: int) -> list[dict[
                 "compile_seconds": compile_seconds,
                 "multiply_adds_per_step": multiply_adds(products),
                 "matrix_products_per_step": sum(products.values()),
-                "float32_limit": limits["float32"],
-                "bfloat16_limit": limits["bfloat16"],
-                "share_of_float32_limit": rate / limits["float32"],
-                "float32_gflops": 2e-9 * multiply_adds(products) * limits["float32"],
-                "bfloat16_gflops": 2e-9 * multiply_adds(products) * limits["bfloat16"],
+                "float32_limit": limit,
+                "bfloat16_limit": bfloat16_limit,
+                "share_of_float32_limit": statistics.median(shares),
+                "share_range": [shares[0], shares[-1]],
+                "float32_gflops": 2e-9 * multiply_adds(products) * limit,
+                "bfloat16_gflops": 2e-9 * multiply_adds(products) * bfloat16_limit,
             }
         )
     return rows
+
+
+def preparation(task: Task, rows: int) -> dict[str, float]:
+    """Time and memory of reading a dataset of `rows` random rows, as training reads it.
+
+    Memory is how far the process's peak rises, so this must run before anything large does.
+    """
+    block, generator = 50_000, np.random.default_rng(0)
+    observation, action = task.dimensions
+
+    def blocks() -> Iterator[Steps]:
+        for start in range(0, rows, block):
+            size = min(block, rows - start)
+            observations = generator.normal(size=(size + 1, observation)).astype(np.float32)
+            actions = generator.uniform(-0.9, 0.9, (size, action)).astype(np.float32)
+            rewards, index = generator.uniform(size=size).astype(np.float32), np.arange(start, start + size)
+            timeouts = (index % 1000 == 999) | (index == rows - 1)
+            yield Steps(observations[:-1], actions, rewards, np.zeros(size, bool), timeouts, observations[1:])
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.hdf5"
+        write_hdf5(path, task.dimensions, rows, blocks(), dict)
+        before, start = peak_memory(), time.perf_counter()
+        dataset = load_dataset(str(path))
+        seconds, size = time.perf_counter() - start, path.stat().st_size / 2**20
+    assert len(dataset.transitions.reward) == rows
+    return {"rows": rows, "seconds": seconds, "file_mib": size, "memory_mib": peak_memory() - before}
+
+
+def peak_memory() -> float:
+    """MiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def evaluation_seconds(setting: Setting, task_name: str, episodes: int) -> float:
@@ -196,12 +247,14 @@ def evaluation_seconds(setting: Setting, task_name: str, episodes: int) -> float
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """The rows in Markdown."""
-    lines = ["| stage | steps/s | float32 limit | share | bfloat16 limit | Mmadd/step | compile |", "|" + "---|" * 7]
+    head = "| stage | steps/s | float32 limit | share (range) | bfloat16 limit | Mmadd/step | compile |"
+    lines = [head, "|" + "---|" * 7]
     for row in rows:
-        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        numbers: dict[str, Any] = row
+        low, high = numbers["share_range"]
         lines.append(
             f"| {row['stage']} | {numbers['steps_per_second']:.1f} | {numbers['float32_limit']:.1f} | "
-            f"{numbers['share_of_float32_limit']:.2f} | {numbers['bfloat16_limit']:.1f} | "
+            f"{numbers['share_of_float32_limit']:.2f} ({low:.2f}-{high:.2f}) | {numbers['bfloat16_limit']:.1f} | "
             f"{numbers['multiply_adds_per_step'] / 1e6:.1f} | {numbers['compile_seconds']:.1f} s |"
         )
     return "\n".join(lines)
@@ -265,7 +318,9 @@ def main(argv: Sequence[str]) -> None:
     """The command."""
     del argv
     values = flags.FLAGS
-    dataset = random_dataset(find_task(values.task).dimensions, values.rows)
+    task = find_task(values.task)
+    prepared = preparation(task, values.load_rows) if values.load_rows else None  # first: it measures the peak
+    dataset = random_dataset(task.dimensions, values.rows)
     setting = Setting(values.gin_file, values.gin_bindings, dataset)
     if values.compare:
         other = Setting(values.gin_file, [*values.gin_bindings, *values.compare], dataset)
@@ -282,10 +337,17 @@ def main(argv: Sequence[str]) -> None:
         rows = measure(setting, values.steps, values.windows, int(values.work * 1e6))
         seconds = evaluation_seconds(setting, values.task, values.episodes) if values.episodes else None
         content = {"stages": rows, "evaluation_seconds": seconds, "evaluation_episodes": values.episodes}
+        content["preparation"] = prepared
         print(table(rows))
+        if prepared is not None:
+            print(
+                "preparation: {rows:,} rows, {file_mib:.0f} MiB, in {seconds:.1f} s and {memory_mib:.0f} MiB".format(
+                    **prepared
+                )
+            )
         if seconds is not None:
             print(f"evaluation: {values.episodes} episodes of full length in {seconds:.1f} s")
-    content["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    content["peak_memory_mib"] = peak_memory()
     print(f"peak memory: {content['peak_memory_mib']:.0f} MiB")
     if values.output:
         write_json(Path(values.output), {**content, "host": host_facts()})
@@ -301,6 +363,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("peer_widths", "256,256", "Hidden layers of all networks there.")
     flags.DEFINE_string("task", "Hopper-v4", "Task whose sizes the data have, and whose environment is timed.")
     flags.DEFINE_integer("rows", 100_000, "Transitions.", lower_bound=100)
+    flags.DEFINE_integer("load_rows", 0, "Rows of a dataset whose reading is timed first; 0 for none.", lower_bound=0)
     flags.DEFINE_integer("steps", 500, "Gradient steps in a window.", lower_bound=1)
     flags.DEFINE_integer("windows", 7, "Windows; medians are over them.", lower_bound=1)
     flags.DEFINE_float("work", 2000.0, "Million multiply-adds in one measurement of a matrix product.")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from brac_plus_tf.datasets import load_dataset
-from brac_plus_tf.hdf5_writer import Steps, cut_off, empty_steps, write_hdf5
+from brac_plus_tf.hdf5_writer import Steps, cut_off, empty_steps, episode_returns, task_facts, write_hdf5
+from brac_plus_tf.tasks import find_task
 from brac_plus_tf.types import Dimensions, UserError
 
 DIMENSIONS = Dimensions(observation=3, action=2)
@@ -34,6 +35,16 @@ def test_what_is_written_is_what_another_reader_finds(tmp_path, compress):
             np.testing.assert_array_equal(file[key][:], expected)
         assert dict(file.attrs) == {"env_id": "Hopper-v4", "seed": 3}
         np.testing.assert_array_equal(file["metadata/episode_seed"][:], [5, 6, 7])
+
+
+def test_returns_and_score_by_hand():
+    """Episodes of rewards 1 + 2 and 4 + 8 (terminal and timeout); 16 belongs to one that goes on."""
+    flags = {"terminals": np.array([0, 1, 0, 0, 0], bool), "timeouts": np.array([0, 0, 0, 1, 0], bool)}
+    steps = empty_steps(DIMENSIONS, 5)._replace(rewards=np.array([1, 2, 4, 8, 16], np.float32), **flags)
+    assert episode_returns(steps).tolist() == [3.0, 12.0]
+    facts = task_facts(find_task("Hopper-v4"), [3.0, 12.0])
+    score = 100.0 * (7.5 + 20.272305) / (3234.3 + 20.272305)  # D4RL's random and expert returns
+    assert facts == {"env_id": "Hopper-v4", "mean_episode_return": 7.5, "normalized_score": pytest.approx(score)}
 
 
 def test_training_reads_it(tmp_path):
