@@ -4,12 +4,14 @@ python -m brac_plus_tf.compare --agents=bc,brac_p,brac_v,bear,cql,brac_plus --da
     --seeds=0,1,2 --gin_file=short_protocol.gin
 """
 
+import contextlib
 import itertools
+import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gin
@@ -21,6 +23,7 @@ from brac_plus_tf.comparison import Cell, collect, require_libraries, write_comp
 from brac_plus_tf.dataset_download import is_dataset_name
 from brac_plus_tf.experiment import task_label
 from brac_plus_tf.run_record import read_facts
+from brac_plus_tf.stopping import Interrupted, stop_requests
 from brac_plus_tf.types import UserError
 
 
@@ -83,21 +86,72 @@ def _bindings(cell: Cell, bindings: Sequence[str]) -> list[str]:
     return [dataset, f"Experiment.agent_name = {cell.directory.parent.name!r}", *bindings]
 
 
-def train(cell: Cell, root_dir: str, bindings: Sequence[str]) -> int:
-    """Runs the training command for one cell and returns its exit status; passes signals on to it."""
+def core_shares(cores: Sequence[int], jobs: int) -> list[list[int]]:
+    """The cores dealt out to `jobs` processes: two that share all cores slow each other down by far more than half.
+
+    Raises:
+      UserError: if there are fewer cores than processes.
+    """
+    if jobs > len(cores):
+        raise UserError(f"--jobs={jobs}: there are {len(cores)} cores, and each run needs one of its own")
+    return [list(cores[first::jobs]) for first in range(jobs)]
+
+
+def start_training(
+    cell: Cell, root_dir: str, bindings: Sequence[str], cores: Sequence[int], log: Path | None
+) -> subprocess.Popen[bytes]:
+    """Starts the training command for one cell on `cores`; what it prints goes to the file `log`, if one is given."""
     command = [sys.executable, "-m", "brac_plus_tf.train", f"--root_dir={root_dir}", f"--seed={cell.seed}"]
     command += [f"--gin_file={file}" for file in cell.gin_files]
     command += [f"--gin_bindings={binding}" for binding in _bindings(cell, bindings)]
-    # a session of its own: Ctrl-C reaches it once, through us, and it saves its state before it stops
-    process = subprocess.Popen(command, start_new_session=True)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda number, frame: process.send_signal(number))
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # a child starts with its parent's
     try:
-        return process.wait()
+        with contextlib.ExitStack() as stack:
+            output = None
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                output = stack.enter_context(open(log, "wb"))
+            # a session of its own: Ctrl-C reaches it once, through us, and it saves its state before it stops
+            return subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        os.sched_setaffinity(0, ours)
+
+
+def train_all(cells: Mapping[str, Cell], root_dir: str, bindings: Sequence[str], jobs: int) -> list[Cell]:
+    """Trains cells, given by what to call them in messages, `jobs` at a time; returns those that failed.
+
+    Raises:
+      Interrupted: after SIGINT or SIGTERM, once every process has saved its state.
+    """
+    free = core_shares(sorted(os.sched_getaffinity(0)), jobs)
+    waiting, failed, passed_on = list(cells.items()), list[Cell](), False
+    running: dict[subprocess.Popen[bytes], tuple[str, Cell, list[int], Path | None]] = {}
+    with stop_requests() as stop_requested:
+        while running or (waiting and not stop_requested):
+            while waiting and free and not stop_requested:
+                (place, cell), cores = waiting.pop(0), free.pop(0)
+                log = cell.directory.with_name(f"{cell.directory.name}.log") if jobs > 1 else None
+                print(f"{place}: training" + (f", see {log}" if log else ""), flush=True)
+                running[start_training(cell, root_dir, bindings, cores, log)] = place, cell, cores, log
+            if stop_requested and not passed_on:
+                passed_on = True
+                for process in running:
+                    process.send_signal(stop_requested[0])
+            time.sleep(0.05)
+            for process in [process for process in running if process.poll() is not None]:
+                place, cell, cores, log = running.pop(process)
+                free.append(cores)
+                if process.returncode and not stop_requested:
+                    failed.append(cell)
+                if log is not None or stop_requested:
+                    outcome = "stopped" if stop_requested else "failed" if process.returncode else "done"
+                    print(f"{place}: {outcome}", flush=True)
+                if log is not None and process.returncode:
+                    print(log.read_text(errors="replace").strip().rpartition("\n")[2], file=sys.stderr)
+        if stop_requested:
+            raise Interrupted(f"{len(cells) - len(waiting)} of {len(cells)} runs begun", stop_requested[0])
+    return failed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -116,17 +170,16 @@ def main(argv: Sequence[str]) -> None:
     for cell in cells:  # all are parsed before the first one trains
         configuration.parse(cell.gin_files, _bindings(cell, values.gin_bindings))
 
-    failed = []
+    core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
+
+    missing = {}
     for number, cell in enumerate(cells, start=1):
-        done = is_done(cell, values.gin_bindings)
         place = f"[{number}/{len(cells)}] {cell.agent} on {cell.dataset}, seed {cell.seed}"
-        print(f"{place}: {'done before' if done else 'training'}", flush=True)
-        status = 0 if done else train(cell, values.root_dir, values.gin_bindings)
-        if status > 128 or status < 0:
-            print(f"{place}: stopped; the same command goes on from there")
-            sys.exit(status if status > 0 else 128 - status)
-        if status:
-            failed.append(cell)
+        if is_done(cell, values.gin_bindings):
+            print(f"{place}: done before", flush=True)
+        else:
+            missing[place] = cell
+    failed = train_all(missing, values.root_dir, values.gin_bindings, values.jobs)
     finished = [cell for cell in cells if cell not in failed]
     if not finished:
         raise UserError("every run failed; its message is above")
@@ -151,5 +204,6 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("gin_file", [], "After the agent's own: a file of its folder, or a path; may repeat.")
     flags.DEFINE_multi_string("gin_bindings", [], "gin binding for every run; may repeat, wins over files.")
     flags.DEFINE_string("root_dir", "runs", "Where the run directories are.")
+    flags.DEFINE_integer("jobs", 1, "Runs trained at a time, each on its share of the cores.", lower_bound=1)
     flags.DEFINE_string("output", "comparison", "Directory for table.md, scores.csv and curves.png.")
     run_command(main)

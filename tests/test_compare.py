@@ -1,8 +1,10 @@
 """The compare command: which files configure an agent, what it trains, what it leaves alone, how it stops."""
 
 import csv
+import os
 import pathlib
 import signal
+import sys
 import time
 
 import pytest
@@ -10,7 +12,7 @@ import tiny
 from tiny import CONFIGS
 
 from brac_plus_tf import configuration
-from brac_plus_tf.compare import gin_files, plan
+from brac_plus_tf.compare import core_shares, gin_files, plan, start_training
 from brac_plus_tf.types import UserError
 
 TINY = """
@@ -92,6 +94,24 @@ def test_the_plan_gives_every_variant_a_directory_of_its_own():
     assert str(cells[1].directory) == "runs/a+b/cql_rho_short_protocol/0"
 
 
+def test_the_cores_are_dealt_out():
+    assert core_shares([0, 1, 2, 5, 7], 2) == [[0, 2, 7], [1, 5]]
+    assert core_shares([3], 1) == [[3]]
+    with pytest.raises(UserError, match="--jobs=3: there are 2 cores"):
+        core_shares([0, 1], 3)
+
+
+def test_a_run_is_started_on_its_cores_alone(tmp_path, monkeypatch):
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\nimport os\nprint(sorted(os.sched_getaffinity(0)))\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    cell, ours = plan(["bc"], ["d.hdf5"], [0], [], str(tmp_path))[0], os.sched_getaffinity(0)
+    assert start_training(cell, str(tmp_path), [], [max(ours)], tmp_path / "new" / "log").wait() == 0
+    assert (tmp_path / "new" / "log").read_text() == f"[{max(ours)}]\n"
+    assert os.sched_getaffinity(0) == ours
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +154,19 @@ def test_it_trains_every_run_and_writes_the_table(compared):
     # BC and SAC saw the same episodes: as many, of the same starts
     assert (root / "out" / "table.md").read_text() in outcome.stdout
     assert {path.name for path in (root / "out").iterdir()} == {"table.md", "scores.csv", "curves.png"}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_two_at_a_time_end_the_same(compared, arguments, tmp_path):
+    root = tmp_path / "runs"
+    outcome = compare([*arguments, "--jobs=2"], root)
+    assert outcome.status == 0, outcome.stderr
+    for agent, number in (("bc", 1), ("sac", 2)):
+        log = root / "hopper" / f"{agent}_tiny" / "0.log"
+        assert f"[{number}/2] {agent} on hopper, seed 0: training, see {log}" in outcome.stdout
+        assert f"[{number}/2] {agent} on hopper, seed 0: done\n" in outcome.stdout
+        assert log.read_text().splitlines()[-1].startswith("results: ")
+    assert metrics(root) == metrics(compared[0])
 
 
 def test_a_second_call_trains_nothing_and_a_changed_setting_is_not_passed_over(compared, arguments):
