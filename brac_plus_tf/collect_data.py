@@ -12,8 +12,9 @@ import gin
 from absl import flags
 
 from brac_plus_tf import configuration
-from brac_plus_tf.collection import Collection, Plan, collect
+from brac_plus_tf.collection import collect
 from brac_plus_tf.command_line import run_command
+from brac_plus_tf.recording import Collection, Plan
 from brac_plus_tf.run_record import read_facts
 from brac_plus_tf.saved_policy import LoadedPolicy
 from brac_plus_tf.tasks import find_task

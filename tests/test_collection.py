@@ -14,23 +14,16 @@ import scipy.stats
 import tiny
 from tiny import TinyAgent
 
-from brac_plus_tf import collection, configuration
-from brac_plus_tf.collection import Collection, Part, Plan, Player, collect
+from brac_plus_tf import collection
+from brac_plus_tf.collection import collect
 from brac_plus_tf.environments import make_environment
+from brac_plus_tf.recording import Collection, Part, Plan, Player
 from brac_plus_tf.replay_buffer import task_scaling
 from brac_plus_tf.saved_policy import DeployedPolicy
 from brac_plus_tf.tasks import find_task
 from brac_plus_tf.types import UserError
 
 TASK = find_task("Hopper-v4")
-# Google's collect_data: 20 % uniform, 40 % the policy, 40 % the policy perturbed; and the policy alone
-MIXTURES = {
-    "pure": [(1.0, 0.0, 0.0)],
-    "eps1": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.1, 0.0)],
-    "eps3": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.3, 0.0)],
-    "gaussian1": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.0, 0.1)],
-    "gaussian3": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.0, 0.3)],
-}
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +70,6 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def expected_actions(rows: dict[str, np.ndarray]) -> np.ndarray:
     return np.tanh(rows["observations"][:, :3].astype(np.float64))
-
-
-def test_steps_of_the_parts_by_hand():
-    parts = (Part(share=0.2), Part(share=0.4), Part(share=0.4))
-    assert Collection(parts).rows(10) == [2, 4, 4]
-    assert Collection(parts).rows(7) == [1, 3, 3]  # ends at 1.4, 4.2, 7
-    assert Collection((Part(share=3.0), Part(share=1.0))).rows(1000) == [750, 250]
-
-
-@pytest.mark.parametrize("name", MIXTURES)
-def test_mixtures_are_googles(name):
-    path = tiny.CONFIGS / "collection" / f"{name}.gin"
-    made = configuration.build(Collection, [str(path)], [])
-    assert [(part.share, part.epsilon, part.noise) for part in made.parts] == MIXTURES[name]
-    assert made.action == "sample"
 
 
 def test_the_record_repeats_in_the_simulator(tmp_path, policy, monkeypatch):
@@ -144,21 +122,6 @@ def test_noise_is_gaussian_and_clipped(tmp_path, policy, monkeypatch):
 def test_no_policy_is_uniform(tmp_path, monkeypatch):
     rows = read(collect_here(plan(None, steps=1000), tmp_path / "d.hdf5", monkeypatch))
     assert scipy.stats.kstest(rows["actions"].reshape(-1), scipy.stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
-
-
-def test_a_shard_depends_on_its_place_alone(policy):
-    made = plan(policy, Part(epsilon=0.2), Part(noise=0.1))
-    one, other = Player(made), Player(made)
-    first, again = one.play(0, 0), one.play(1, 3)
-    for actual, expected in ((other.play(1, 3), again), (other.play(0, 0), first)):
-        for a, b in zip((*actual.steps, *actual[1:]), (*expected.steps, *expected[1:]), strict=True):
-            np.testing.assert_array_equal(a, b)
-    for place in ((0, 1), (1, 0)):
-        assert not np.isin(one.play(*place).seeds, first.seeds).any()
-    assert not np.isin(Player(dataclasses.replace(made, seed=1)).play(0, 0).seeds, first.seeds).any()
-
-
-# Processes --------------------------------------------------------------------------------------------------------
 
 
 def arguments(policy, output, workers):
@@ -235,12 +198,6 @@ def test_a_damaged_shard_is_named(tmp_path, policy, monkeypatch):
 def test_two_processes_do_not_mix(tmp_path, policy):
     with collection._locked(tmp_path / "d.hdf5.shards"), pytest.raises(UserError, match="another process"):
         collect(plan(policy), tmp_path / "d.hdf5", 1)
-
-
-@pytest.mark.parametrize("part", [{"share": 0.0}, {"epsilon": 1.5}, {"noise": -0.1}, {"share": float("inf")}], ids=str)
-def test_impossible_parts(part):
-    with pytest.raises(UserError, match="Part"):
-        Part(**part)
 
 
 @pytest.mark.parametrize(

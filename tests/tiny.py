@@ -19,9 +19,9 @@ import tensorflow as tf
 from absl import flags
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
-import brac_plus_tf.collection
 import brac_plus_tf.command_line
-import brac_plus_tf.online_experiment  # noqa: F401
+import brac_plus_tf.online_experiment
+import brac_plus_tf.recording  # noqa: F401
 from brac_plus_tf.agents.base import Policy, Stage, named_variables
 from brac_plus_tf.datasets import OfflineDataset, Scaling
 from brac_plus_tf.randomness import standard_normal

@@ -1,0 +1,174 @@
+"""Playing a mixture of a policy's actions and noise in a simulator, one shard of whole episodes after the other.
+
+A shard depends on the plan, its part of the mixture and its number alone, whoever plays it and whenever.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import gin
+import numpy as np
+
+from brac_plus_tf.agents.base import describe
+from brac_plus_tf.environments import make_environment
+from brac_plus_tf.hdf5_writer import Steps, empty_steps
+from brac_plus_tf.randomness import initializer_seed
+from brac_plus_tf.replay_buffer import task_scaling
+from brac_plus_tf.saved_policy import LoadedPolicy
+from brac_plus_tf.tasks import Task
+from brac_plus_tf.types import HyperParameters, UserError
+
+_FORMAT = 1  # of the shards; others are not gone on with
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Part(HyperParameters):
+    """Steps taken in one manner.
+
+    share: of all steps, relative to the other parts'. epsilon: probability of a uniform action instead of the policy's.
+    noise: standard deviation of what is added to the policy's actions, in half ranges of an action; the sum is clipped
+    to the range.
+    """
+
+    share: float = 1.0
+    epsilon: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0.0 < self.share < math.inf and 0.0 <= self.epsilon <= 1.0 and 0.0 <= self.noise < math.inf):
+            raise UserError(f"{self}: share must be above 0, epsilon a probability, noise at least 0")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Collection(HyperParameters):
+    """A mixture and how it is played.
+
+    parts: one after the other in the file. action: the policy's way to act. shard_episodes: whole episodes in a shard.
+    width: environments that a process steps side by side.
+    """
+
+    parts: tuple[Part, ...] = (Part(),)
+    action: str = "sample"
+    shard_episodes: int = 128
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.parts or self.shard_episodes < 1 or self.width < 1:
+            raise UserError("Collection: parts, shard_episodes and width must be at least one each")
+
+    def rows(self, total: int) -> list[int]:
+        """Each part's number of the `total` steps."""
+        shares = np.cumsum([part.share for part in self.parts])
+        ends = np.rint(shares / shares[-1] * total).astype(int).tolist()
+        return [end - start for start, end in itertools.pairwise([0, *ends])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that the recorded steps depend on. policy: an exported policy's directory; None plays uniform actions."""
+
+    task: Task
+    backend: str
+    policy: Path | None
+    collection: Collection
+    steps: int
+    seed: int
+
+    def facts(self) -> dict[str, object]:
+        """JSON-ready; of a policy, its contents."""
+        return {
+            "format": _FORMAT,
+            "task": self.task.name,
+            "backend": self.backend,
+            "policy": _contents_sha256(self.policy) if self.policy else "random",
+            "collection": describe(self.collection),
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+
+
+def _contents_sha256(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(directory).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+class Shard(NamedTuple):
+    """Whole episodes one after the other. seeds, lengths [P]: what each episode was reset with, and its steps."""
+
+    steps: Steps
+    seeds: np.ndarray
+    lengths: np.ndarray
+
+
+class Player:
+    """One process's environments and policy."""
+
+    def __init__(self, plan: Plan, played: Callable[[int], None] = lambda steps: None) -> None:
+        """Args: played: told the number of steps after each round of them."""
+        self._plan, self._played = plan, played
+        self._policy = LoadedPolicy(plan.policy) if plan.policy else None
+        self._scaling = task_scaling(plan.task)
+        count = min(plan.collection.width, plan.collection.shard_episodes)
+        self._environments = [make_environment(plan.task, plan.backend) for _ in range(count)]
+
+    def play(self, part: int, shard: int) -> Shard:
+        """Plays shard number `shard` of part number `part`."""
+        plan, manner = self._plan, self._plan.collection.parts[part]
+        generator = np.random.default_rng((plan.seed, part, shard))
+        episodes, width = plan.collection.shard_episodes, len(self._environments)
+        seeds = [initializer_seed(plan.seed, f"collection {part} {shard} {episode}") for episode in range(episodes)]
+        recorded = [empty_steps(plan.task.dimensions, plan.task.horizon) for _ in range(width)]
+        lengths, finished = np.zeros(width, int), dict[int, Steps]()
+        waiting, playing = iter(range(episodes)), list(range(width))
+        running = [next(waiting) for _ in playing]
+        observations = np.stack([self._reset(slot, seeds[running[slot]]) for slot in playing])
+        while playing:
+            actions = self._actions(observations[playing].astype(np.float32), manner, generator)
+            for slot, action in zip(tuple(playing), actions, strict=True):
+                following, reward, terminated, truncated, _ = self._environments[slot].step(action)
+                row = (observations[slot], action, reward, terminated, truncated, following)
+                for column, value in zip(recorded[slot], row, strict=True):
+                    column[lengths[slot]] = value
+                observations[slot] = following
+                lengths[slot] += 1
+                if terminated or truncated:
+                    finished[running[slot]] = Steps(*(column[: lengths[slot]].copy() for column in recorded[slot]))
+                    lengths[slot], running[slot] = 0, next(waiting, -1)
+                    if running[slot] < 0:
+                        playing.remove(slot)
+                    else:
+                        observations[slot] = self._reset(slot, seeds[running[slot]])
+            self._played(len(playing))
+        ordered = [finished[episode] for episode in range(episodes)]
+        steps = Steps(*(np.concatenate(column) for column in zip(*ordered, strict=True)))
+        return Shard(steps, np.array(seeds, np.int64), np.array([len(episode.rewards) for episode in ordered]))
+
+    def _actions(self, observations: np.ndarray, manner: Part, generator: np.random.Generator) -> np.ndarray:
+        """observations [W, O] float32 -> actions [W, A] in the environment's range, played in the part's manner."""
+        shape = (len(observations), self._plan.task.dimensions.action)
+        random = generator.uniform(-1.0, 1.0, shape)
+        if self._policy is None or manner.epsilon == 1.0:
+            return self._scaling.to_environment_action(random)
+        seed = int(generator.integers(2**31))
+        actions = self._policy.act(self._plan.collection.action, observations, seed)
+        if manner.noise:
+            noisy = self._scaling.from_environment_action(actions) + manner.noise * generator.normal(size=shape)
+            actions = self._scaling.to_environment_action(np.clip(noisy, -1.0, 1.0))
+        if manner.epsilon:
+            replaced = generator.uniform(size=(shape[0], 1)) < manner.epsilon
+            actions = np.where(replaced, self._scaling.to_environment_action(random), actions)
+        return actions
+
+    def _reset(self, slot: int, seed: int) -> np.ndarray:
+        return np.asarray(self._environments[slot].reset(seed=seed)[0], np.float64)

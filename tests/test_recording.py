@@ -1,0 +1,78 @@
+import dataclasses
+
+import gin
+import numpy as np
+import pytest
+import tiny
+from tiny import TinyAgent
+
+from brac_plus_tf import configuration
+from brac_plus_tf.recording import Collection, Part, Plan, Player
+from brac_plus_tf.replay_buffer import task_scaling
+from brac_plus_tf.saved_policy import DeployedPolicy
+from brac_plus_tf.tasks import find_task
+from brac_plus_tf.types import UserError
+
+TASK = find_task("Hopper-v4")
+# Google's collect_data: 20 % uniform, 40 % the policy, 40 % the policy perturbed; and the policy alone
+MIXTURES = {
+    "pure": [(1.0, 0.0, 0.0)],
+    "eps1": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.1, 0.0)],
+    "eps3": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.3, 0.0)],
+    "gaussian1": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.0, 0.1)],
+    "gaussian3": [(0.2, 1.0, 0.0), (0.4, 0.0, 0.0), (0.4, 0.0, 0.3)],
+}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """An export whose `mean` acts by tanh of the first three entries of an observation."""
+    directory = tmp_path_factory.mktemp("export") / "policy"
+    DeployedPolicy(TinyAgent(TASK.dimensions), TASK.dimensions, task_scaling(TASK)).save(directory, {})
+    return directory
+
+
+def plan(policy, *parts: Part, steps: int = 300, seed: int = 0, **settings) -> Plan:
+    values = {"parts": parts or (Part(),), "action": "mean", "shard_episodes": 6, "width": 4}
+    return Plan(TASK, "gymnasium", policy, Collection(**(values | settings)), steps, seed)
+
+
+def test_steps_of_the_parts_by_hand():
+    parts = (Part(share=0.2), Part(share=0.4), Part(share=0.4))
+    assert Collection(parts).rows(10) == [2, 4, 4]
+    assert Collection(parts).rows(7) == [1, 3, 3]  # ends at 1.4, 4.2, 7
+    assert Collection((Part(share=3.0), Part(share=1.0))).rows(1000) == [750, 250]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_are_googles(name):
+    path = tiny.CONFIGS / "collection" / f"{name}.gin"
+    made = configuration.build(Collection, [str(path)], [])
+    assert [(part.share, part.epsilon, part.noise) for part in made.parts] == MIXTURES[name]
+    assert made.action == "sample"
+
+
+def test_a_shard_depends_on_its_place_alone(policy):
+    made = plan(policy, Part(epsilon=0.2), Part(noise=0.1))
+    one, other = Player(made), Player(made)
+    first, again = one.play(0, 0), one.play(1, 3)
+    for actual, expected in ((other.play(1, 3), again), (other.play(0, 0), first)):
+        for a, b in zip((*actual.steps, *actual[1:]), (*expected.steps, *expected[1:]), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for place in ((0, 1), (1, 0)):
+        assert not np.isin(one.play(*place).seeds, first.seeds).any()
+    assert not np.isin(Player(dataclasses.replace(made, seed=1)).play(0, 0).seeds, first.seeds).any()
+
+
+# Processes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [{"share": 0.0}, {"epsilon": 1.5}, {"noise": -0.1}, {"share": float("inf")}], ids=str)
+def test_impossible_parts(part):
+    with pytest.raises(UserError, match="Part"):
+        Part(**part)
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    gin.clear_config()
