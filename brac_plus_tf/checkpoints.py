@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
@@ -17,6 +18,9 @@ import safetensors.numpy
 import tensorflow as tf
 
 from brac_plus_tf.types import UserError
+
+if TYPE_CHECKING:  # few commands draw, and it takes a while to load
+    from matplotlib.figure import Figure
 
 
 @contextlib.contextmanager
@@ -45,6 +49,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Puts `content` at `path` by way of a synced temporary file beside it."""
     with written_atomically(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Puts the figure at `path` as a PNG; equal figures give equal bytes."""
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
 
 
 def append(path: Path, text: str) -> None:

@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib.figure
 import numpy as np
 
-from brac_plus_tf.checkpoints import write_atomically
+from brac_plus_tf.checkpoints import write_atomically, write_figure
 from brac_plus_tf.run_record import read_facts, read_metrics, read_speeds
 from brac_plus_tf.types import UserError
 
@@ -126,7 +127,7 @@ def write_comparison(results: Sequence[Result], directory: Path) -> Path:
     """Writes table.md, scores.csv and curves.png into `directory`; returns the table's path."""
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / "scores.csv", _csv(results).encode())
-    write_atomically(directory / "curves.png", _curves(results))
+    write_figure(directory / "curves.png", _curves(results))
     write_atomically(directory / "table.md", _markdown(results).encode())
     return directory / "table.md"
 
@@ -231,10 +232,8 @@ def _speed_entry(runs: list[Result]) -> str:
 # Curves ----------------------------------------------------------------------------------------------------------
 
 
-def _curves(results: Sequence[Result]) -> bytes:
-    """PNG: a panel for each dataset; mean over seeds, and their range as a band."""
-    import matplotlib.figure
-
+def _curves(results: Sequence[Result]) -> matplotlib.figure.Figure:
+    """A panel for each dataset; mean over seeds, and their range as a band."""
     datasets = _names(results, "dataset")
     figure = matplotlib.figure.Figure(figsize=(5.0 * len(datasets), 4.0), layout="constrained")
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
@@ -250,6 +249,4 @@ def _curves(results: Sequence[Result]) -> bytes:
         panel.set(title=dataset, xlabel="gradient steps", ylabel=here[0].unit)
         panel.grid(alpha=0.3)
     panels[-1].legend()
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
-    return content.getvalue()
+    return figure

@@ -4,13 +4,14 @@ Exit status 0 and a table if training would accept the data, otherwise 1 and one
 """
 
 import os
-import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 from absl import flags
 
+from brac_plus_tf.checkpoints import write_figure
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.dataset_download import find_dataset_file
 from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
@@ -97,11 +98,9 @@ def write_histogram(dataset: OfflineDataset, folder: str) -> str:
     path = os.path.join(folder, f"{source_label(dataset.files[0])}_returns.png")
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            figure.savefig(os.path.join(temporary, "figure.png"), dpi=120)
-            os.replace(os.path.join(temporary, "figure.png"), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+    write_figure(Path(path), figure)
     return path
 
 

@@ -6,7 +6,6 @@ of that moment. All else is the training loop's: calls, metrics, evaluation, che
 
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import tensorflow as tf
 
 from brac_plus_tf import configuration, trainer
 from brac_plus_tf.agents.base import Agent, Policy, Stage, TransitionSource, no_preparation
-from brac_plus_tf.checkpoints import write_atomically
+from brac_plus_tf.checkpoints import write_figure
 from brac_plus_tf.environments import Environment
 from brac_plus_tf.experiment import LivePolicyEvaluation, RunSettings, finish
 from brac_plus_tf.hdf5_writer import cut_off, empty_steps, episode_returns, task_facts, write_hdf5
@@ -210,13 +209,13 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
     trainer.run(agent, buffer, record, None, evaluate, seed, experiment.loop)
     if not (record.directory / "replay.hdf5").exists():
         write_replay("replay.hdf5", evaluations(record.directory)[-1])
-    write_atomically(record.directory / "curve.png", draw_curve(record.directory, task.name))
+    write_figure(record.directory / "curve.png", draw_curve(record.directory, task.name))
     finish(record, evaluation, policy, facts)
     return record.directory
 
 
-def draw_curve(directory: Path, title: str) -> bytes:
-    """PNG of the evaluations' mean returns over environment steps, with their standard deviation as a band."""
+def draw_curve(directory: Path, title: str) -> matplotlib.figure.Figure:
+    """The evaluations' mean returns over environment steps, with their standard deviation as a band."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in read_metrics(directory):
         curves.setdefault(row.metric, []).append((row.step, row.value))
@@ -228,9 +227,7 @@ def draw_curve(directory: Path, title: str) -> bytes:
     axes.fill_between(steps, means - deviations, means + deviations, alpha=0.2)
     axes.set(title=title, xlabel="environment steps", ylabel="return")
     axes.grid(alpha=0.3)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
-    return content.getvalue()
+    return figure
 
 
 def evaluations(directory: Path) -> list[float]:

@@ -12,31 +12,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import tiny
-from tiny import TinyAgent
+from recordings import TASK, export_policy, plan
 
 from brac_plus_tf import collection
 from brac_plus_tf.collection import collect
 from brac_plus_tf.environments import make_environment
-from brac_plus_tf.recording import Collection, Part, Plan, Player
-from brac_plus_tf.replay_buffer import task_scaling
-from brac_plus_tf.saved_policy import DeployedPolicy
-from brac_plus_tf.tasks import find_task
+from brac_plus_tf.recording import Part, Plan, Player
 from brac_plus_tf.types import UserError
-
-TASK = find_task("Hopper-v4")
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    """An export whose `mean` acts by tanh of the first three entries of an observation."""
-    directory = tmp_path_factory.mktemp("export") / "policy"
-    DeployedPolicy(TinyAgent(TASK.dimensions), TASK.dimensions, task_scaling(TASK)).save(directory, {})
-    return directory
-
-
-def plan(policy, *parts: Part, steps: int = 300, seed: int = 0, **settings) -> Plan:
-    values = {"parts": parts or (Part(),), "action": "mean", "shard_episodes": 6, "width": 4}
-    return Plan(TASK, "gymnasium", policy, Collection(**(values | settings)), steps, seed)
+    return export_policy(tmp_path_factory.mktemp("export") / "policy")
 
 
 def collect_here(plan: Plan, output: pathlib.Path, monkeypatch) -> pathlib.Path:

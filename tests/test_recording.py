@@ -4,16 +4,12 @@ import gin
 import numpy as np
 import pytest
 import tiny
-from tiny import TinyAgent
+from recordings import export_policy, plan
 
 from brac_plus_tf import configuration
-from brac_plus_tf.recording import Collection, Part, Plan, Player
-from brac_plus_tf.replay_buffer import task_scaling
-from brac_plus_tf.saved_policy import DeployedPolicy
-from brac_plus_tf.tasks import find_task
+from brac_plus_tf.recording import Collection, Part, Player
 from brac_plus_tf.types import UserError
 
-TASK = find_task("Hopper-v4")
 # Google's collect_data: 20 % uniform, 40 % the policy, 40 % the policy perturbed; and the policy alone
 MIXTURES = {
     "pure": [(1.0, 0.0, 0.0)],
@@ -26,15 +22,7 @@ MIXTURES = {
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    """An export whose `mean` acts by tanh of the first three entries of an observation."""
-    directory = tmp_path_factory.mktemp("export") / "policy"
-    DeployedPolicy(TinyAgent(TASK.dimensions), TASK.dimensions, task_scaling(TASK)).save(directory, {})
-    return directory
-
-
-def plan(policy, *parts: Part, steps: int = 300, seed: int = 0, **settings) -> Plan:
-    values = {"parts": parts or (Part(),), "action": "mean", "shard_episodes": 6, "width": 4}
-    return Plan(TASK, "gymnasium", policy, Collection(**(values | settings)), steps, seed)
+    return export_policy(tmp_path_factory.mktemp("export") / "policy")
 
 
 def test_steps_of_the_parts_by_hand():

@@ -1,0 +1,23 @@
+"""What the tests of recording and of collecting play: an exported policy known by its formula, and small plans."""
+
+import pathlib
+
+from tiny import TinyAgent
+
+from brac_plus_tf.recording import Collection, Part, Plan
+from brac_plus_tf.replay_buffer import task_scaling
+from brac_plus_tf.saved_policy import DeployedPolicy
+from brac_plus_tf.tasks import find_task
+
+TASK = find_task("Hopper-v4")
+
+
+def export_policy(directory: pathlib.Path) -> pathlib.Path:
+    """An export whose `mean` acts by tanh of the first three entries of an observation."""
+    DeployedPolicy(TinyAgent(TASK.dimensions), TASK.dimensions, task_scaling(TASK)).save(directory, {})
+    return directory
+
+
+def plan(policy, *parts: Part, steps: int = 300, seed: int = 0, **settings) -> Plan:
+    values = {"parts": parts or (Part(),), "action": "mean", "shard_episodes": 6, "width": 4}
+    return Plan(TASK, "gymnasium", policy, Collection(**(values | settings)), steps, seed)
