@@ -107,6 +107,7 @@ class ConditionalVAE:
         return decoder.sample(seed=fold(seed, Purpose.POLICY_SAMPLES))
 
 
+Network = Callable[[tf.Tensor], tf.Tensor]
 Selection = Callable[["VAEEnsembleNetwork", tf.Tensor], list[ConditionalVAE]]
 
 
@@ -185,7 +186,14 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
 
     def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> ConditionalVAE:
         """Member `index`, an integer or a scalar tensor drawn inside the graph."""
-        encode, decode = (network.member(index, compute_dtype) for network in (self.encoder, self.decoder))
+        return self._model(*(network.member(index, compute_dtype) for network in (self.encoder, self.decoder)))
+
+    def every_member(self) -> list[ConditionalVAE]:
+        """All members, for learning them; see `EnsembleMLP.every_member`."""
+        pairs = zip(self.encoder.every_member(), self.decoder.every_member(), strict=True)
+        return [self._model(encode, decode) for encode, decode in pairs]
+
+    def _model(self, encode: Network, decode: Network) -> ConditionalVAE:
         components, log_std_range = self._shape.mixture_components, self._shape.log_std_range
 
         def posterior(observation: tf.Tensor, pre_tanh_action: tf.Tensor) -> Distribution:

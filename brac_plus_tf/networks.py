@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gin
 import tensorflow as tf
@@ -51,23 +51,34 @@ class EnsembleMLP(tf.keras.layers.Layer):
         def take(weight: tf.Tensor) -> tf.Tensor:
             return tf.cast(weight[index] if isinstance(index, int) else tf.gather(weight, index), compute_dtype)
 
-        kernels, biases = [take(kernel) for kernel in self._kernels], [take(bias) for bias in self._biases]
+        return _forward([take(kernel) for kernel in self._kernels], [take(bias) for bias in self._biases])
 
-        def forward(inputs: tf.Tensor) -> tf.Tensor:
-            leading = tf.shape(inputs)[:-1]
-            hidden = tf.cast(tf.reshape(inputs, [-1, inputs.shape[-1]]), compute_dtype)
-            for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
-                hidden = tf.nn.relu(tf.matmul(hidden, kernel) + bias)
-            outputs = tf.cast(tf.matmul(hidden, kernels[-1]) + biases[-1], tf.float32)
-            if inputs.shape.rank == 2:
-                return outputs
-            return tf.reshape(outputs, tf.concat([leading, [outputs.shape[-1]]], axis=0))
-
-        return forward
+    def every_member(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+        """All members as functions, for learning them: the gradient of unstacking is one stack, where that of each
+        member's slice is as large as all of them together.
+        """
+        kernels, biases = (zip(*map(tf.unstack, weights), strict=True) for weights in (self._kernels, self._biases))
+        return [_forward(list(kernel), list(bias)) for kernel, bias in zip(kernels, biases, strict=True)]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """All members on the same inputs: [B, in] -> [E, B, out]."""
-        return tf.stack([self.member(index)(inputs) for index in range(self.members)])
+        return tf.stack([member(inputs) for member in self.every_member()])
+
+
+def _forward(kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """[.., in] -> [.., out] through ReLU layers, computed in the weights' type between float32 inputs and outputs."""
+
+    def forward(inputs: tf.Tensor) -> tf.Tensor:
+        leading = tf.shape(inputs)[:-1]
+        hidden = tf.cast(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernels[0].dtype)
+        for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
+            hidden = tf.nn.relu(tf.matmul(hidden, kernel) + bias)
+        outputs = tf.cast(tf.matmul(hidden, kernels[-1]) + biases[-1], tf.float32)
+        if inputs.shape.rank == 2:
+            return outputs
+        return tf.reshape(outputs, tf.concat([leading, [outputs.shape[-1]]], axis=0))
+
+    return forward
 
 
 def repeat(tensor: tf.Tensor, samples: int) -> tf.Tensor:

@@ -149,12 +149,14 @@ def test_prior_decoder_clips_each_latent(clip):
     assert_mean(np.abs(latent.ravel()) == clip, 2.0 * stats.norm.sf(clip))  # the two tails of N(0, 1)
 
 
-def test_member_by_integer_and_by_tensor_agree_and_members_differ():
+def test_members_by_integer_by_tensor_and_all_at_once_agree_and_differ_from_one_another():
     network = random_behavior(DIMENSIONS, K, Z, weights_seed=0, members=3)
     observation, u, latent = normal(B, 6), normal(B, 3), normal(7, B, Z)
 
     def outputs(index):
-        vae = network.member(index)
+        return outputs_of(network.member(index))
+
+    def outputs_of(vae):
         return np.concatenate(
             [
                 tf.reshape(vae.posterior(observation, u).mean(), [-1]),
@@ -165,6 +167,8 @@ def test_member_by_integer_and_by_tensor_agree_and_members_differ():
     by_integer = [outputs(index) for index in range(3)]
     for index in range(3):
         np.testing.assert_allclose(outputs(tf.constant(index)), by_integer[index], rtol=1e-5, atol=1e-5)
+    for vae, expected in zip(network.every_member(), by_integer, strict=True):
+        np.testing.assert_allclose(outputs_of(vae), expected, rtol=1e-5, atol=1e-5)
     assert min(np.abs(by_integer[i] - by_integer[j]).max() for i, j in ((0, 1), (1, 2), (0, 2))) > 0.5
 
 

@@ -55,17 +55,48 @@ def test_leading_axes_are_free():
     np.testing.assert_allclose(unknown(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("index", [1, tf.constant(1)])
-def test_a_member_depends_on_its_own_slice_of_the_weights_only(index):
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda network: network.member(1),
+        lambda network: network.member(tf.constant(1)),
+        lambda network: network.every_member()[1],
+    ],
+    ids=["integer", "tensor", "every"],
+)
+def test_a_member_depends_on_its_own_slice_of_the_weights_only(take):
     network, inputs = make_ensemble(), normal(B, 6)
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(tf.square(network.member(index)(inputs)))
+        total = tf.reduce_sum(tf.square(take(network)(inputs)))
     gradients = tape.gradient(total, [weight.value for weight in network.trainable_variables])
     assert len(gradients) == 6
     for gradient in gradients:
         gradient = tf.convert_to_tensor(gradient).numpy()
         assert np.all(gradient[[0, 2]] == 0.0)
         assert np.any(gradient[1] != 0.0)
+
+
+def test_a_gradient_through_every_member_is_the_finite_difference():
+    """Of each member's own loss, weighted apart so that no two could be mistaken for one another."""
+    network, inputs = make_ensemble(), normal(B, 6)
+
+    def loss() -> tf.Tensor:
+        outputs = [member(inputs) for member in network.every_member()]
+        return tf.add_n([(index + 1.0) * tf.reduce_sum(tf.square(o)) for index, o in enumerate(outputs)])
+
+    kernel = network.trainable_variables[2].value  # of the second layer, [E, 8, 7]
+    with tf.GradientTape() as tape:
+        value = loss()
+    gradient = tape.gradient(value, kernel).numpy()
+    for member in range(E):
+        step = np.zeros(kernel.shape, np.float32)
+        step[member, 3, 2] = 1e-2
+        kernel.assign_add(step)
+        above = loss()
+        kernel.assign_sub(2.0 * step)
+        below = loss()
+        kernel.assign_add(step)
+        np.testing.assert_allclose(gradient[member, 3, 2], (above - below) / 2e-2, rtol=2e-2, atol=1e-2)
 
 
 def test_initial_weights_follow_from_seed_and_name_and_differ_between_members():

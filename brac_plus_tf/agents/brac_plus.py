@@ -194,10 +194,10 @@ class BRACPlus(ActorCritic):
 
         def loss() -> tuple[tf.Tensor, Metrics]:
             terms = [
-                self.behavior.member(index).negative_elbo(
+                member.negative_elbo(
                     batch.observation[index], pre_tanh_action[index], fold(seed, Purpose.UPDATE, index)
                 )
-                for index in range(self.behavior.members)
+                for index, member in enumerate(self.behavior.every_member())
             ]
             means = {key: tf.reduce_mean([tf.reduce_mean(term[key]) for term in terms]) for key in terms[0]}
             return means["negative_elbo"] * self.behavior.members, means
