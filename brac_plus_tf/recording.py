@@ -23,7 +23,7 @@ from brac_plus_tf.saved_policy import LoadedPolicy
 from brac_plus_tf.tasks import Task
 from brac_plus_tf.types import HyperParameters, UserError
 
-_FORMAT = 1  # of the shards; others are not gone on with
+_FORMAT = 2  # of the shards; others are not gone on with
 
 
 @gin.register
