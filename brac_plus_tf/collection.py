@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from brac_plus_tf.checkpoints import written_atomically
 from brac_plus_tf.hdf5_writer import Steps, cut_off, episode_returns, task_facts, write_hdf5
-from brac_plus_tf.recording import Plan, Player, Shard
+from brac_plus_tf.recording import Plan, Player, Shard, use_one_thread
 from brac_plus_tf.run_record import write_json
 from brac_plus_tf.stopping import Interrupted, stop_requests
 from brac_plus_tf.types import UserError
@@ -71,7 +70,7 @@ def _start_worker(plan: Plan, counter: Any) -> None:
     global _player
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    tf.config.threading.set_intra_op_parallelism_threads(1)  # the processes share the cores already
+    use_one_thread()
 
     def played(steps: int) -> None:
         with counter.get_lock():

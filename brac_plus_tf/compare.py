@@ -118,20 +118,21 @@ def start_training(
         os.sched_setaffinity(0, ours)
 
 
-def train_all(cells: Mapping[str, Cell], root_dir: str, bindings: Sequence[str], jobs: int) -> list[Cell]:
-    """Trains cells, given by what to call them in messages, `jobs` at a time; returns those that failed.
+def train_all(
+    cells: Mapping[str, Cell], root_dir: str, bindings: Sequence[str], shares: Sequence[Sequence[int]]
+) -> list[Cell]:
+    """Trains cells, given by what to call them in messages, one on each share of the cores; returns those that failed.
 
     Raises:
       Interrupted: after SIGINT or SIGTERM, once every process has saved its state.
     """
-    free = core_shares(sorted(os.sched_getaffinity(0)), jobs)
-    waiting, failed, passed_on = list(cells.items()), list[Cell](), False
-    running: dict[subprocess.Popen[bytes], tuple[str, Cell, list[int], Path | None]] = {}
+    free, waiting, failed, passed_on = list(shares), list(cells.items()), list[Cell](), False
+    running: dict[subprocess.Popen[bytes], tuple[str, Cell, Sequence[int], Path | None]] = {}
     with stop_requests() as stop_requested:
         while running or (waiting and not stop_requested):
             while waiting and free and not stop_requested:
                 (place, cell), cores = waiting.pop(0), free.pop(0)
-                log = cell.directory.with_name(f"{cell.directory.name}.log") if jobs > 1 else None
+                log = cell.directory.with_name(f"{cell.directory.name}.log") if len(shares) > 1 else None
                 print(f"{place}: training" + (f", see {log}" if log else ""), flush=True)
                 running[start_training(cell, root_dir, bindings, cores, log)] = place, cell, cores, log
             if stop_requested and not passed_on:
@@ -166,11 +167,10 @@ def main(argv: Sequence[str]) -> None:
     for name, given in (("agents", values.agents), ("datasets", values.datasets), ("seeds", seeds)):
         if not given or len(set(given)) < len(given):
             raise UserError(f"--{name}: name each one once, at least one")
+    shares = core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
     cells = plan(values.agents, values.datasets, seeds, values.gin_file, values.root_dir)
     for cell in cells:  # all are parsed before the first one trains
         configuration.parse(cell.gin_files, _bindings(cell, values.gin_bindings))
-
-    core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
 
     missing = {}
     for number, cell in enumerate(cells, start=1):
@@ -179,7 +179,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"{place}: done before", flush=True)
         else:
             missing[place] = cell
-    failed = train_all(missing, values.root_dir, values.gin_bindings, values.jobs)
+    failed = train_all(missing, values.root_dir, values.gin_bindings, shares)
     finished = [cell for cell in cells if cell not in failed]
     if not finished:
         raise UserError("every run failed; its message is above")

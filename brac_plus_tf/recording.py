@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import gin
 import numpy as np
+import tensorflow as tf
 
 from brac_plus_tf.agents.base import describe
-from brac_plus_tf.environments import make_environment
+from brac_plus_tf.environments import Environment, make_environment
 from brac_plus_tf.hdf5_writer import Steps, empty_steps
 from brac_plus_tf.randomness import initializer_seed
 from brac_plus_tf.replay_buffer import task_scaling
@@ -111,6 +112,12 @@ class Shard(NamedTuple):
     lengths: np.ndarray
 
 
+def use_one_thread() -> None:
+    """For processes that share the cores already: more threads of each would only wait for one another."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 class Player:
     """One process's environments and policy."""
 
@@ -126,33 +133,36 @@ class Player:
         """Plays shard number `shard` of part number `part`."""
         plan, manner = self._plan, self._plan.collection.parts[part]
         generator = np.random.default_rng((plan.seed, part, shard))
-        episodes, width = plan.collection.shard_episodes, len(self._environments)
+        episodes = plan.collection.shard_episodes
         seeds = [initializer_seed(plan.seed, f"collection {part} {shard} {episode}") for episode in range(episodes)]
-        recorded = [empty_steps(plan.task.dimensions, plan.task.horizon) for _ in range(width)]
-        lengths, finished = np.zeros(width, int), dict[int, Steps]()
-        waiting, playing = iter(range(episodes)), list(range(width))
-        running = [next(waiting) for _ in playing]
-        observations = np.stack([self._reset(slot, seeds[running[slot]]) for slot in playing])
-        while playing:
-            actions = self._actions(observations[playing].astype(np.float32), manner, generator)
-            for slot, action in zip(tuple(playing), actions, strict=True):
-                following, reward, terminated, truncated, _ = self._environments[slot].step(action)
-                row = (observations[slot], action, reward, terminated, truncated, following)
-                for column, value in zip(recorded[slot], row, strict=True):
-                    column[lengths[slot]] = value
-                observations[slot] = following
-                lengths[slot] += 1
-                if terminated or truncated:
-                    finished[running[slot]] = Steps(*(column[: lengths[slot]].copy() for column in recorded[slot]))
-                    lengths[slot], running[slot] = 0, next(waiting, -1)
-                    if running[slot] < 0:
-                        playing.remove(slot)
-                    else:
-                        observations[slot] = self._reset(slot, seeds[running[slot]])
-            self._played(len(playing))
-        ordered = [finished[episode] for episode in range(episodes)]
-        steps = Steps(*(np.concatenate(column) for column in zip(*ordered, strict=True)))
-        return Shard(steps, np.array(seeds, np.int64), np.array([len(episode.rewards) for episode in ordered]))
+        environments, waiting = self._environments, iter(range(episodes))
+        running = np.array([next(waiting) for _ in environments])  # which episode each of them plays
+        observations = np.stack([_reset(*pair) for pair in zip(environments, seeds, strict=False)])
+        kinds = [column.dtype for column in empty_steps(plan.task.dimensions, 0)]
+        rounds, played = list[Steps](), list[np.ndarray]()
+        while environments:
+            actions = self._actions(observations.astype(np.float32), manner, generator)
+            outcomes = [environment.step(action) for environment, action in zip(environments, actions, strict=True)]
+            following, rewards, terminals, timeouts, _ = zip(*outcomes, strict=True)
+            step = (observations, actions, rewards, terminals, timeouts, following)
+            rounds.append(Steps(*(np.asarray(column, kind) for column, kind in zip(step, kinds, strict=True))))
+            played.append(running.copy())
+            observations, over = np.stack(following), list[int]()
+            for place in np.flatnonzero(rounds[-1].terminals | rounds[-1].timeouts).tolist():
+                episode = next(waiting, None)
+                if episode is None:
+                    over.append(place)
+                else:
+                    running[place] = episode
+                    observations[place] = _reset(environments[place], seeds[episode])
+            if over:
+                observations, running = np.delete(observations, over, axis=0), np.delete(running, over)
+                environments = [environment for place, environment in enumerate(environments) if place not in over]
+            self._played(len(played[-1]))
+        episode_of_row = np.concatenate(played)
+        order = np.argsort(episode_of_row, kind="stable")
+        steps = Steps(*(np.concatenate(column)[order] for column in zip(*rounds, strict=True)))
+        return Shard(steps, np.array(seeds, np.int64), np.bincount(episode_of_row))
 
     def _actions(self, observations: np.ndarray, manner: Part, generator: np.random.Generator) -> np.ndarray:
         """observations [W, O] float32 -> actions [W, A] in the environment's range, played in the part's manner."""
@@ -170,5 +180,6 @@ class Player:
             actions = np.where(replaced, self._scaling.to_environment_action(random), actions)
         return actions
 
-    def _reset(self, slot: int, seed: int) -> np.ndarray:
-        return np.asarray(self._environments[slot].reset(seed=seed)[0], np.float64)
+
+def _reset(environment: Environment, seed: int) -> np.ndarray:
+    return np.asarray(environment.reset(seed=seed)[0], np.float64)

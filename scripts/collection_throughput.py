@@ -14,20 +14,19 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import tensorflow as tf
 from absl import flags
 
 from brac_plus_tf import configuration
 from brac_plus_tf.collect_data import mixture_file, policy_directory
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.environments import make_environment
-from brac_plus_tf.recording import Collection, Plan, Player
+from brac_plus_tf.recording import Collection, Plan, Player, use_one_thread
 from brac_plus_tf.tasks import find_task
 
 
 def measure(plan: Plan, shards: int) -> list[tuple[float, float]]:
     """Steps per second (recorded, simulator alone) of each shard, in one process."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)  # as the workers of a collection have it
+    use_one_thread()  # as the workers of a collection do
     player, environment = Player(plan), make_environment(plan.task, plan.backend)
     player.play(0, shards)  # what is prepared once: compiled functions, memory
     rates = []

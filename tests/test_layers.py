@@ -18,7 +18,7 @@ LAYERS = (
     ("behavior", "datasets", "minari_writer", "stopping"),
     ("divergences", "penalties", "losses"),
     ("agents", "agents.base"),
-    ("agents.actor_critic",),
+    ("agents.actor_critic", "agents.thresholds"),
     ("agents.cloning",),
     (ALGORITHM,),
     ("checkpoints", "evaluation", "saved_policy"),

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import gin
-import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import (
@@ -22,9 +21,10 @@ from brac_plus_tf.agents.actor_critic import (
     next_state_value,
 )
 from brac_plus_tf.agents.base import Stage, TransitionSource
+from brac_plus_tf.agents.thresholds import DivergenceThresholds
 from brac_plus_tf.behavior import VAEEnsemble
 from brac_plus_tf.distributions import inverse_tanh, tfb
-from brac_plus_tf.divergences import Divergence, KLUpperBound, RunningMoments, divergence_metrics
+from brac_plus_tf.divergences import Divergence, KLUpperBound, divergence_metrics
 from brac_plus_tf.lagrange import EntropyConstraint, MaximumEntropy, RelativeThreshold, Threshold
 from brac_plus_tf.losses import constrained_policy_loss
 from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
@@ -34,7 +34,6 @@ from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition,
 from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, raw, watch
 
 _MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
-_CHUNK = 1000
 
 
 @gin.register
@@ -92,7 +91,7 @@ class BRACPlus(ActorCritic):
         self._dimensions = dimensions
         self._shapes = {"actor": actor, "critic": critic, "behavior": behavior}
         self._action_margin = behavior.action_margin
-        self._divergence, self._threshold, self._entropy = divergence, threshold, entropy
+        self._divergence, self._entropy = divergence, entropy
         self._multiplier_rule, self._penalty = multiplier, penalty
         self._fits = {"behavior": behavior_fit, "policy": initial_policy_fit, "critic": initial_critic_fit}
         self._improvement = improvement
@@ -111,10 +110,8 @@ class BRACPlus(ActorCritic):
 
         self.entropy_multiplier = tf.Variable(entropy.initial_multiplier, trainable=False, dtype=tf.float32)
         self.entropy_target = tf.Variable(entropy.target or 0.0, trainable=False, dtype=tf.float32)
-        self.divergence_threshold = tf.Variable(0.0, trainable=False)
-        self.penalty_threshold = tf.Variable(0.0, trainable=False)
         self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
-        self._moments = RunningMoments()  # of D(s), over the epoch's minibatches
+        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._draw_and_measure(*given)[1])
 
     # What the loop asks ------------------------------------------------------------------------------------------
 
@@ -177,12 +174,8 @@ class BRACPlus(ActorCritic):
                 "multiplier": self.multiplier.variables,
                 "multiplier_optimizer": self._multiplier_optimizer.variables,
                 "entropy_multiplier": [self.entropy_multiplier, self.entropy_target],
-                "thresholds": [
-                    self.divergence_threshold,
-                    self.penalty_threshold,
-                    self.penalty_weight,
-                    self._moments.sums,
-                ],
+                "thresholds": self.thresholds.variables,
+                "penalty_weight": [self.penalty_weight],
             }
         )
 
@@ -248,10 +241,10 @@ class BRACPlus(ActorCritic):
         self._fit_multiplier(batch.observation, divergence)
         self._step_entropy_multiplier(tf.reduce_mean(entropy))
         self.follow_targets()
-        self._moments.add(divergence)
+        self.thresholds.add(divergence)
         metrics |= {"policy_loss": policy_loss, "policy_value": tf.reduce_mean(value)}
         metrics |= {"entropy": tf.reduce_mean(entropy), "multiplier_mean": tf.reduce_mean(multiplier)}
-        metrics |= divergence_metrics(divergence, self.divergence_threshold)
+        metrics |= divergence_metrics(divergence, self.thresholds.divergence)
         metrics |= {name: tf.convert_to_tensor(variable) for name, variable in self._scalars().items()}
         return metrics | self._train_behavior_further(batch, seed)
 
@@ -271,7 +264,7 @@ class BRACPlus(ActorCritic):
         next_value = next_state_value(
             self.target_actor, self.target_critic, batch.next_observation, self._target_samples, seed
         )
-        excess = divergence - self.penalty_threshold
+        excess = divergence - self.thresholds.penalty
 
         def penalty() -> tf.Tensor:
             return self._penalty(self.critic.minimum, batch.observation, draw.action[:size], excess)
@@ -282,7 +275,7 @@ class BRACPlus(ActorCritic):
 
     def _fit_multiplier(self, observation: tf.Tensor, divergence: tf.Tensor) -> None:
         """Line 8: alpha(s) rises where D(s) is above the threshold and falls where it is below."""
-        violation = tf.stop_gradient(divergence) - self.divergence_threshold
+        violation = tf.stop_gradient(divergence) - self.thresholds.divergence
 
         def loss() -> tuple[tf.Tensor, Metrics]:
             return tf.reduce_mean(self._multiplier_rule.loss(self.multiplier(observation), violation)), {}
@@ -320,12 +313,11 @@ class BRACPlus(ActorCritic):
         if step == 0:
             copy_variables(self.actor.variables, self.target_actor.variables)
             sample = dataset.sample((_MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
-            self._measure_divergence(sample.observation, seed)
-            warnings = self._fix_divergence_threshold(self._moments.mean())
+            self.thresholds.measure(sample.observation, seed)
+            warnings = self.thresholds.fix_divergence()
         elif self._penalty.over_dataset:
-            self._measure_divergence(dataset.transitions.observation, seed)
-        self.penalty_threshold.assign(self._moments.mean() + self._moments.standard_deviation())
-        self._moments.reset()
+            self.thresholds.measure(dataset.transitions.observation, seed)
+        self.thresholds.renew_penalty()
         return warnings
 
     def _watch(self, dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
@@ -339,32 +331,11 @@ class BRACPlus(ActorCritic):
             )
         return warnings
 
-    def _fix_divergence_threshold(self, achieved: float) -> list[str]:
-        threshold = self._threshold.resolve(achieved)
-        self.divergence_threshold.assign(threshold)
-        if threshold >= achieved:
-            return []
-        return [
-            f"the divergence threshold {threshold:.4g} lies below {achieved:.4g}, the mean divergence of the initial "
-            "policy, its achieved minimum: the constraint cannot be met; use a larger value or RelativeThreshold"
-        ]
-
-    def _measure_divergence(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> None:
-        """Moments of the current policy's D(s) over observations [M, O], chunk by chunk."""
-        self._moments.reset()
-        for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
-            chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
-            self._moments.add(self._divergence_only(chunk, fold(seed, index)))
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def _divergence_only(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return self._draw_and_measure(observation, seed)[1]
-
     def _scalars(self) -> dict[str, tf.Variable]:
         return {
             "entropy_multiplier": self.entropy_multiplier,
-            "divergence_threshold": self.divergence_threshold,
-            "penalty_threshold": self.penalty_threshold,
+            "divergence_threshold": self.thresholds.divergence,
+            "penalty_threshold": self.thresholds.penalty,
             "penalty_weight": self.penalty_weight,
         }
 

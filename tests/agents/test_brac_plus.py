@@ -202,14 +202,15 @@ def test_epoch_thresholds_by_hand():
     """eps_GP is the mean plus standard deviation of the last epoch's D: 1, 2, 3, 6 have 3 + sqrt(3.5)."""
     agent, dataset = make_agent(threshold=RelativeThreshold(1.5)), make_dataset()
     agent._prepare_epoch(dataset, 0, SEED)
-    first_threshold = agent.divergence_threshold.numpy()
-    agent._moments.reset()
-    agent._moments.add(tf.constant([1.0, 2.0]))
-    agent._moments.add(tf.constant([3.0, 6.0]))
+    first_threshold = agent.thresholds.divergence.numpy()
+    agent.thresholds.add(tf.constant([1.0, 2.0]))
+    agent.thresholds.add(tf.constant([3.0, 6.0]))
     agent._prepare_epoch(dataset, 10, SEED)
-    assert agent.penalty_threshold.numpy() == pytest.approx(3.0 + math.sqrt(3.5), rel=1e-6)
-    assert agent.divergence_threshold.numpy() == first_threshold
-    np.testing.assert_array_equal(agent._moments.sums.numpy(), 0.0)
+    assert agent.thresholds.penalty.numpy() == pytest.approx(3.0 + math.sqrt(3.5), rel=1e-6)
+    assert agent.thresholds.divergence.numpy() == first_threshold
+    agent.thresholds.add(tf.constant([7.0]))  # no value of the epoch before counts in the next
+    agent._prepare_epoch(dataset, 20, SEED)
+    assert agent.thresholds.penalty.numpy() == 7.0
 
 
 def constant_divergence(policy, pre_tanh_action, behavior, observation, seed):
@@ -224,8 +225,8 @@ def test_first_thresholds_are_measured_on_the_data():
     agent = make_agent(divergence=constant_divergence, threshold=RelativeThreshold(1.5))
     warnings = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
     assert warnings == []
-    assert agent.divergence_threshold.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
-    assert agent.penalty_threshold.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
+    assert agent.thresholds.divergence.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
+    assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
 
 
 def test_threshold_over_the_dataset_is_exact():
@@ -233,7 +234,7 @@ def test_threshold_over_the_dataset_is_exact():
     observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
     agent = make_agent(divergence=constant_divergence, penalty=GradientPenalty(over_dataset=True))
     agent._prepare_epoch(make_dataset(observation=observation), 10, SEED)
-    assert agent.penalty_threshold.numpy() == pytest.approx(2.0 + first.std(), rel=1e-5)
+    assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), rel=1e-5)
 
 
 def test_unreachable_threshold_warns_with_both_numbers():
@@ -242,7 +243,7 @@ def test_unreachable_threshold_warns_with_both_numbers():
     agent = make_agent(divergence=constant_divergence, threshold=AbsoluteThreshold(0.5))
     (warning,) = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
     assert "0.5" in warning and "2" in warning
-    assert agent.divergence_threshold.numpy() == 0.5
+    assert agent.thresholds.divergence.numpy() == 0.5
 
 
 def test_a_constraint_that_is_not_held_is_warned_about_in_the_second_half():
@@ -339,7 +340,7 @@ def test_bandit_constraint_active():
     """
     agent = make_bandit_agent(threshold=RelativeThreshold(0.15))
     mean, deviation, metrics = train_bandit(agent, 4)
-    threshold = float(agent.divergence_threshold.numpy())
+    threshold = float(agent.thresholds.divergence.numpy())
     assert metrics["divergence_mean"] == pytest.approx(threshold, rel=0.1)
     assert gaussian_kl(mean, deviation, 0.0, 0.8) == pytest.approx(0.15, abs=0.05)
     assert mean > 0.1  # towards the reward

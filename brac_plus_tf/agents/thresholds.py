@@ -1,0 +1,56 @@
+"""Where BRAC+'s two thresholds on D(s) come from: eps_KL, fixed once, and eps_GP, renewed before every epoch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf.divergences import RunningMoments
+from brac_plus_tf.lagrange import Threshold
+from brac_plus_tf.randomness import fold
+
+_CHUNK = 1000
+
+
+class DivergenceThresholds:
+    """eps_KL (`divergence`), which the multipliers hold, and eps_GP (`penalty`), beyond which Q is penalised; nats."""
+
+    def __init__(self, rule: Threshold, measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
+        """Args: rule: gives eps_KL. measure: (observation [B, O], seed [2]) -> the current policy's D(s) [B]."""
+        self._rule = rule
+        self._measure = tf.function(measure, reduce_retracing=True, autograph=False)
+        self.divergence = tf.Variable(0.0, trainable=False)
+        self.penalty = tf.Variable(0.0, trainable=False)
+        self._moments = RunningMoments()  # of D(s), since the last renewal
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [self.divergence, self.penalty, self._moments.sums]
+
+    def add(self, divergence: tf.Tensor) -> None:
+        """Takes in a minibatch's D(s) [B]; usable inside a compiled step."""
+        self._moments.add(divergence)
+
+    def measure(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> None:
+        """Takes in the current policy's D(s) over observations [M, O], chunk by chunk, instead of what came before."""
+        self._moments.reset()
+        for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
+            chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
+            self._moments.add(self._measure(chunk, fold(seed, index)))
+
+    def fix_divergence(self) -> list[str]:
+        """eps_KL by the rule, from the mean of D; returns a warning if it lies below that."""
+        achieved = self._moments.mean()
+        threshold = self._rule.resolve(achieved)
+        self.divergence.assign(threshold)
+        if threshold >= achieved:
+            return []
+        return [
+            f"the divergence threshold {threshold:.4g} lies below {achieved:.4g}, the mean divergence of the initial "
+            "policy, its achieved minimum: the constraint cannot be met; use a larger value or RelativeThreshold"
+        ]
+
+    def renew_penalty(self) -> None:
+        """eps_GP <- mean + standard deviation of D, which begins anew."""
+        self.penalty.assign(self._moments.mean() + self._moments.standard_deviation())
+        self._moments.reset()
