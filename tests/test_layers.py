@@ -80,10 +80,8 @@ def imports(path: pathlib.Path, name: str, known: set[str], package: str) -> set
 
 
 def layer_of(name: str) -> int | None:
-    shared = ("agents.base", "agents.actor_critic", "agents.cloning")
-    if name.startswith("agents.") and name not in shared:
-        name = ALGORITHM
-    return next((index for index, layer in enumerate(LAYERS) if name in layer), None)
+    layers = {module: index for index, layer in enumerate(LAYERS) for module in layer}
+    return layers.get(name, layers[ALGORITHM] if name.startswith("agents.") else None)
 
 
 def violations(package: pathlib.Path) -> list[str]:
