@@ -137,7 +137,7 @@ class Player:
         seeds = [initializer_seed(plan.seed, f"collection {part} {shard} {episode}") for episode in range(episodes)]
         environments, waiting = self._environments, iter(range(episodes))
         running = np.array([next(waiting) for _ in environments])  # which episode each of them plays
-        observations = np.stack([_reset(*pair) for pair in zip(environments, seeds, strict=False)])
+        observations = np.stack(list(map(_reset, environments, seeds)))
         kinds = [column.dtype for column in empty_steps(plan.task.dimensions, 0)]
         rounds, played = list[Steps](), list[np.ndarray]()
         while environments:
