@@ -173,7 +173,7 @@ class Assembled:
     @property
     def threshold(self) -> float:
         """eps where the initial policy's divergence is 123."""
-        return self.agent._threshold.resolve(123.0)
+        return self.agent.thresholds.rule.resolve(123.0)
 
     def value(self, key: str) -> object:
         return ast.literal_eval(self.operative[key])

@@ -17,7 +17,7 @@ class DivergenceThresholds:
 
     def __init__(self, rule: Threshold, measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
         """Args: rule: gives eps_KL. measure: (observation [B, O], seed [2]) -> the current policy's D(s) [B]."""
-        self._rule = rule
+        self.rule = rule
         self._measure = tf.function(measure, reduce_retracing=True, autograph=False)
         self.divergence = tf.Variable(0.0, trainable=False)
         self.penalty = tf.Variable(0.0, trainable=False)
@@ -41,7 +41,7 @@ class DivergenceThresholds:
     def fix_divergence(self) -> list[str]:
         """eps_KL by the rule, from the mean of D; returns a warning if it lies below that."""
         achieved = self._moments.mean()
-        threshold = self._rule.resolve(achieved)
+        threshold = self.rule.resolve(achieved)
         self.divergence.assign(threshold)
         if threshold >= achieved:
             return []
