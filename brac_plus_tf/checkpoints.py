@@ -5,12 +5,13 @@ Reading one runs no code from it.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import safetensors
@@ -21,6 +22,23 @@ from brac_plus_tf.types import UserError
 
 if TYPE_CHECKING:  # few commands draw, and it takes a while to load
     from matplotlib.figure import Figure
+
+
+def lock_directory(directory: Path) -> TextIO:
+    """Makes the directory where it is missing; no other process can lock it until the returned file is closed.
+
+    Raises:
+      UserError: if it cannot be made or another process is working on it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{directory}: another process is working on it; wait for it or stop it") from error
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another directory") from error
+    return lock
 
 
 @contextlib.contextmanager

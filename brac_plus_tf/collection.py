@@ -6,7 +6,6 @@ missing. A part of the mixture ends within its last shard, and its last episode 
 
 import concurrent.futures
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from brac_plus_tf.checkpoints import written_atomically
+from brac_plus_tf.checkpoints import lock_directory, written_atomically
 from brac_plus_tf.hdf5_writer import Steps, cut_off, episode_returns, task_facts, write_hdf5
 from brac_plus_tf.recording import Plan, Player, Shard, use_one_thread
 from brac_plus_tf.run_record import write_json
@@ -106,22 +105,11 @@ def collect(plan: Plan, output: Path, workers: int) -> None:
     if output.exists():
         raise UserError(f"{output}: already exists; remove it or choose another name")
     directory = output.with_name(f"{output.name}.shards")
-    with _locked(directory):
+    with lock_directory(directory):
         _begin(plan, directory)
         rows = _play_missing(plan, directory, workers)
         _merge(plan, directory, output, rows)
         shutil.rmtree(directory)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with open(directory / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as error:
-        raise UserError(f"{directory}: another process is collecting into it; wait for it or stop it") from error
 
 
 def _begin(plan: Plan, directory: Path) -> None:

@@ -6,7 +6,6 @@ operative_config.gin  run.json  metrics.csv  timing.csv  tensorboard/  checkpoin
 import contextlib
 import csv
 import difflib
-import fcntl
 import io
 import json
 import os
@@ -25,7 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from brac_plus_tf import __version__
-from brac_plus_tf.checkpoints import append, load_state, save_state, write_atomically
+from brac_plus_tf.checkpoints import append, load_state, lock_directory, save_state, write_atomically
 from brac_plus_tf.types import UserError
 
 FORMAT = 1  # of the directory; a reader refuses a newer one
@@ -48,14 +47,8 @@ class RunRecord:
         """Raises UserError if the directory cannot be made or is in use."""
         self.directory = directory
         self._checkpoints = directory / "checkpoints"
-        try:
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = open(directory / ".lock", "w")  # held as long as the run
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{directory}: another process is working on this run; wait for it or stop it") from error
-        except OSError as error:
-            raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another --root_dir") from error
+        self._lock = lock_directory(directory)  # held as long as the run
+        self._checkpoints.mkdir(exist_ok=True)
         self._remove_leftovers()
         self._metrics = directory / "metrics.csv"
         self._tensorboard: tf.summary.SummaryWriter | None = None

@@ -301,7 +301,7 @@ POLICIES = {
     "graph of noise": (with_file("saved_model.pb", b"\xff" * 100), "saved_model.pb"),
     "empty graph": (with_file("saved_model.pb", b""), "one graph"),
     "two graphs": (edit_model(lambda m: m.meta_graphs.append(m.meta_graphs[0])), "one graph"),
-    "missing function": (edit_model(lambda m: m.meta_graphs[0].graph_def.library.ClearField("function")), "function"),
+    "missing function": (edit_model(lambda m: m.meta_graphs[0].graph_def.ClearField("library")), "function"),
     "no weights": (lambda f: shutil.rmtree(f / "policy" / "variables"), "not an exported policy"),
     "weights of noise": (with_file("variables/variables.index", b"\x00" * 64), "not an exported policy"),
     "no metadata": (lambda f: (f / "policy" / "policy.json").unlink(), "policy.json"),

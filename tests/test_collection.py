@@ -15,6 +15,7 @@ import tiny
 from recordings import TASK, export_policy, plan
 
 from brac_plus_tf import collection
+from brac_plus_tf.checkpoints import lock_directory
 from brac_plus_tf.collection import collect
 from brac_plus_tf.environments import make_environment
 from brac_plus_tf.recording import Part, Plan, Player
@@ -183,7 +184,7 @@ def test_a_damaged_shard_is_named(tmp_path, policy, monkeypatch):
 
 
 def test_two_processes_do_not_mix(tmp_path, policy):
-    with collection._locked(tmp_path / "d.hdf5.shards"), pytest.raises(UserError, match="another process"):
+    with lock_directory(tmp_path / "d.hdf5.shards"), pytest.raises(UserError, match="another process"):
         collect(plan(policy), tmp_path / "d.hdf5", 1)
 
 
