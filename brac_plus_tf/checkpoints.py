@@ -24,20 +24,22 @@ if TYPE_CHECKING:  # few commands draw, and it takes a while to load
     from matplotlib.figure import Figure
 
 
-def lock_directory(directory: Path) -> TextIO:
-    """Makes the directory where it is missing; no other process can lock it until the returned file is closed.
+def lock_directory(directory: Path, work: str, flag: str, folder: str = ".") -> TextIO:
+    """Makes the directory and `folder` in it; no other process can lock it until the returned file is closed.
 
+    Args:
+      work: what is done in it, and flag: which flag names it; for the messages.
     Raises:
       UserError: if it cannot be made or another process is working on it.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        (directory / folder).mkdir(parents=True, exist_ok=True)
         lock = open(directory / ".lock", "w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UserError(f"{directory}: another process is working on it; wait for it or stop it") from error
+        raise UserError(f"{directory}: another process is working on this {work}; wait for it or stop it") from error
     except OSError as error:
-        raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another directory") from error
+        raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another {flag}") from error
     return lock
 
 

@@ -105,7 +105,7 @@ def collect(plan: Plan, output: Path, workers: int) -> None:
     if output.exists():
         raise UserError(f"{output}: already exists; remove it or choose another name")
     directory = output.with_name(f"{output.name}.shards")
-    with lock_directory(directory):
+    with lock_directory(directory, "collection", "--output"):
         _begin(plan, directory)
         rows = _play_missing(plan, directory, workers)
         _merge(plan, directory, output, rows)

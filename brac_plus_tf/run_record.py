@@ -47,8 +47,7 @@ class RunRecord:
         """Raises UserError if the directory cannot be made or is in use."""
         self.directory = directory
         self._checkpoints = directory / "checkpoints"
-        self._lock = lock_directory(directory)  # held as long as the run
-        self._checkpoints.mkdir(exist_ok=True)
+        self._lock = lock_directory(directory, "run", "--root_dir", "checkpoints")  # held as long as the run
         self._remove_leftovers()
         self._metrics = directory / "metrics.csv"
         self._tensorboard: tf.summary.SummaryWriter | None = None

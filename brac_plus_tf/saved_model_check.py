@@ -5,6 +5,7 @@ package needs arithmetic and reads of its own weights, so anything else is refus
 """
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -41,7 +42,7 @@ def check_saved_model(directory: Path) -> None:
     graph = model.meta_graphs[0]
     objects = graph.object_graph_def
     # what is loaded or called is what the objects name: their functions and, of these, everything they call
-    functions = {function.signature.name: function for function in graph.graph_def.library.function}
+    functions = {function.signature.name: function for function in attrgetter("library.function")(graph.graph_def)}
     waiting, seen = [*objects.concrete_functions, *_functions_of(objects, path)], set()
     while waiting:
         name = waiting.pop()

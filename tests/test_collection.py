@@ -184,7 +184,10 @@ def test_a_damaged_shard_is_named(tmp_path, policy, monkeypatch):
 
 
 def test_two_processes_do_not_mix(tmp_path, policy):
-    with lock_directory(tmp_path / "d.hdf5.shards"), pytest.raises(UserError, match="another process"):
+    with (
+        lock_directory(tmp_path / "d.hdf5.shards", "collection", "--output"),
+        pytest.raises(UserError, match="another process"),
+    ):
         collect(plan(policy), tmp_path / "d.hdf5", 1)
 
 

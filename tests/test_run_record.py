@@ -71,7 +71,7 @@ def checkpoint_names(directory) -> list[str]:
 
 def test_a_second_handle_is_refused_until_the_first_is_gone(directory):
     first = RunRecord(directory)
-    with pytest.raises(UserError, match="another process is working on it") as error:
+    with pytest.raises(UserError, match="another process is working on this run") as error:
         RunRecord(directory)
     assert str(directory) in str(error.value)
     del first, error
@@ -111,7 +111,7 @@ def test_the_lock_outlives_a_killed_process_only_as_a_file(directory):
 
 def test_a_file_in_the_way_is_reported(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(UserError, match="choose another directory") as error:
+    with pytest.raises(UserError, match="choose another --root_dir") as error:
         RunRecord(tmp_path / "runs" / "0")
     assert str(tmp_path / "runs" / "0") in str(error.value)
 
