@@ -19,7 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["brac_plus_tf", "brac_plus_tf.*"]),
-    package_data={"brac_plus_tf": ["*.json"]},
+    package_data={"brac_plus_tf": ["*/*.json"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "tensorflow-probability>=0.25,<0.26",

@@ -11,14 +11,14 @@ from pathlib import Path
 import gin
 from absl import flags
 
-from brac_plus_tf import configuration
-from brac_plus_tf.collection import collect
+from brac_plus_tf.collection.recording import Collection, Plan
+from brac_plus_tf.collection.shards import collect
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.recording import Collection, Plan
-from brac_plus_tf.run_record import read_facts
-from brac_plus_tf.saved_policy import LoadedPolicy
-from brac_plus_tf.tasks import find_task
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.saved_policy import LoadedPolicy
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.run_record import read_facts
 
 
 def mixture_file(name: str) -> str:

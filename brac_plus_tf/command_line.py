@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from brac_plus_tf.stopping import Interrupted
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.stopping import Interrupted
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of its one line.")
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import gin
 from absl import flags
 
-from brac_plus_tf import configuration
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.comparison import Cell, collect, require_libraries, write_comparison
-from brac_plus_tf.dataset_download import is_dataset_name
-from brac_plus_tf.experiment import task_label
-from brac_plus_tf.run_record import read_facts
-from brac_plus_tf.stopping import Interrupted, stop_requests
-from brac_plus_tf.types import UserError
+from brac_plus_tf.comparison.comparison import Cell, collect, require_libraries, write_comparison
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.stopping import Interrupted, stop_requests
+from brac_plus_tf.data.download import is_dataset_name
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import task_label
+from brac_plus_tf.runs.run_record import read_facts
 
 
 def gin_files(agent: str, dataset: str, more: Sequence[str]) -> list[str]:

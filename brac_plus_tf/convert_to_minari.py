@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.dataset_download import find_dataset_file
-from brac_plus_tf.datasets import dataset_task, load_dataset
-from brac_plus_tf.episodes import cut_rows
-from brac_plus_tf.minari_reader import PREFIX
-from brac_plus_tf.minari_writer import Header, check_new, write_dataset
-from brac_plus_tf.sources import read_rows
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.dataset import dataset_task, load_dataset
+from brac_plus_tf.data.download import find_dataset_file
+from brac_plus_tf.data.episodes import cut_rows
+from brac_plus_tf.data.minari_reader import PREFIX
+from brac_plus_tf.data.minari_writer import Header, check_new, write_dataset
+from brac_plus_tf.data.sources import read_rows
 
 
 def main(argv: Sequence[str]) -> None:

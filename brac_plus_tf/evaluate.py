@@ -10,12 +10,13 @@ import numpy as np
 from absl import flags
 
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.environments import make_environment
-from brac_plus_tf.evaluation import Evaluator, report
-from brac_plus_tf.run_record import read_facts, write_json
-from brac_plus_tf.saved_policy import LoadedPolicy
-from brac_plus_tf.tasks import find_task
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_json
+from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.evaluation import Evaluator, report
+from brac_plus_tf.policies.saved_policy import LoadedPolicy
+from brac_plus_tf.runs.run_record import read_facts
 
 
 def evaluate(run_dir: Path, environment: str | None, episodes: int, action: str, seed: int, backend: str) -> Path:

@@ -11,9 +11,9 @@ from pathlib import Path
 from absl import flags
 
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.run_record import read_facts
-from brac_plus_tf.saved_policy import LoadedPolicy, place_directory, refuse_existing
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
+from brac_plus_tf.runs.run_record import read_facts
 
 
 def export(run_dir: Path, output: Path) -> None:

@@ -11,13 +11,13 @@ import matplotlib.figure
 import numpy as np
 from absl import flags
 
-from brac_plus_tf.checkpoints import write_figure
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.dataset_download import find_dataset_file
-from brac_plus_tf.datasets import OfflineDataset, dataset_task, load_dataset
-from brac_plus_tf.sources import source_label
-from brac_plus_tf.tasks import Task
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_figure
+from brac_plus_tf.data.dataset import OfflineDataset, dataset_task, load_dataset
+from brac_plus_tf.data.download import find_dataset_file
+from brac_plus_tf.data.sources import source_label
+from brac_plus_tf.environments.tasks import Task
 
 _SATURATED = 0.999
 _HISTOGRAM_BINS = 50

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from brac_plus_tf import configuration
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.experiment import Experiment, run_experiment
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import Experiment, run_experiment
 
 
 def main(argv: Sequence[str]) -> None:

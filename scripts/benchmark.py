@@ -23,20 +23,24 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brac_plus_tf import configuration
 from brac_plus_tf.agents.base import Agent, Stage
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.datasets import OfflineDataset, Scaling, load_dataset
-from brac_plus_tf.environments import make_environment
-from brac_plus_tf.evaluation import Evaluator
-from brac_plus_tf.experiment import Experiment
-from brac_plus_tf.hdf5_writer import Steps, write_hdf5
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.run_record import host_facts, write_json
-from brac_plus_tf.saved_policy import DeployedPolicy
-from brac_plus_tf.tasks import Task, find_task
-from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions, Transition, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_json
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions, Transition
+from brac_plus_tf.data.dataset import OfflineDataset, load_dataset
+from brac_plus_tf.data.hdf5_writer import write_hdf5
+from brac_plus_tf.data.scaling import Scaling
+from brac_plus_tf.data.steps import Steps
+from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.environments.tasks import Task, find_task
+from brac_plus_tf.policies.evaluation import Evaluator
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.run_record import host_facts
+from brac_plus_tf.runs.trainer import compile_stage, take_step
 
 Product = tuple[int, int, int]  # [m, k] times [k, n]
 

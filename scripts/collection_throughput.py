@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from brac_plus_tf import configuration
 from brac_plus_tf.collect_data import mixture_file, policy_directory
+from brac_plus_tf.collection.recording import Collection, Plan, Player, use_one_thread
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.environments import make_environment
-from brac_plus_tf.recording import Collection, Plan, Player, use_one_thread
-from brac_plus_tf.tasks import find_task
+from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.runs import configuration
 
 
 def measure(plan: Plan, shards: int) -> list[tuple[float, float]]:

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags
 
-from brac_plus_tf.environments import Environment, make_environment
-from brac_plus_tf.tasks import Task, find_task
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.environments.environment import Environment, make_environment
+from brac_plus_tf.environments.tasks import Task, find_task
 
 _REFERENCES = flags.DEFINE_string(
     "references",

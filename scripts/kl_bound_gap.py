@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from brac_plus_tf.behavior import VAEEnsemble, VAEEnsembleNetwork
-from brac_plus_tf.distributions import diagonal_gaussian, draw_gaussian
-from brac_plus_tf.divergences import KLUpperBound
-from brac_plus_tf.randomness import Purpose, base_seed, fold, standard_normal
-from brac_plus_tf.types import Dimensions
-from brac_plus_tf.updates import build_adam, gradient_step
+from brac_plus_tf.core.randomness import Purpose, base_seed, fold, standard_normal
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import VAEEnsemble, VAEEnsembleNetwork
+from brac_plus_tf.models.distributions import diagonal_gaussian, draw_gaussian
+from brac_plus_tf.models.optimization import build_adam, gradient_step
+from brac_plus_tf.objectives.divergences import KLUpperBound
 
 _COMPONENTS = flags.DEFINE_list("components", ["1", "3"], "Numbers K of mixture components in the decoder.")
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Random VAEs and policies for each K.", lower_bound=1)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
-from brac_plus_tf import configuration
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.online_experiment import OnlineExperiment, run_online
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.online import OnlineExperiment, run_online
 
 _OUTPUT = Path(__file__).resolve().parents[1] / "quickstart" / "hopper-quickstart.hdf5"
 

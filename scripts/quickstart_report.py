@@ -16,16 +16,16 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brac_plus_tf import configuration
 from brac_plus_tf.agents.base import named_variables
-from brac_plus_tf.checkpoints import load_state
 from brac_plus_tf.command_line import run_command
-from brac_plus_tf.datasets import OfflineDataset
-from brac_plus_tf.experiment import Experiment
-from brac_plus_tf.run_record import read_facts
-from brac_plus_tf.saved_policy import DeployedPolicy
-from brac_plus_tf.tasks import Task, find_task
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.environments.tasks import Task, find_task
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.checkpoints import load_state
+from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.run_record import read_facts
 
 _ACT = Path(__file__).with_name("quickstart_act.py")
 _OBSERVATIONS = 256

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from brac_plus_tf.tasks import Task, find_task
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.environments.tasks import Task, find_task
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.behavior import ConditionalVAE, VAEEnsemble, VAEEnsembleNetwork
-from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
-from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import ConditionalVAE, VAEEnsemble, VAEEnsembleNetwork
+from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
+from brac_plus_tf.models.networks import Actor, ActorNetwork, Critic, CriticNetwork
 
 
 def linear_critic(weights, biases=(0.0, 0.0), target=False) -> CriticNetwork:

@@ -13,7 +13,8 @@ import sys
 from collections import Counter
 
 import brac_plus_tf.train  # noqa: F401 (imports everything that training needs)
-from brac_plus_tf import checkpoints, evaluation, experiment, run_record, saved_policy, trainer
+from brac_plus_tf.policies import evaluation, saved_policy
+from brac_plus_tf.runs import checkpoints, experiment, run_record, trainer
 
 
 def arm(moment: str) -> None:

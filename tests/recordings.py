@@ -4,10 +4,10 @@ import pathlib
 
 from tiny import TinyAgent
 
-from brac_plus_tf.recording import Collection, Part, Plan
-from brac_plus_tf.replay_buffer import task_scaling
-from brac_plus_tf.saved_policy import DeployedPolicy
-from brac_plus_tf.tasks import find_task
+from brac_plus_tf.collection.recording import Collection, Part, Plan
+from brac_plus_tf.data.scaling import task_scaling
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
 
 TASK = find_task("Hopper-v4")
 

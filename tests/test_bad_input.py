@@ -12,7 +12,7 @@ import tiny
 from tensorflow.core.protobuf import saved_model_pb2
 from tiny import BINDINGS, CONFIGS
 
-from brac_plus_tf.checkpoints import save_state
+from brac_plus_tf.runs.checkpoints import save_state
 
 SHORT = CONFIGS / "brac_plus" / "short.gin"
 BC = CONFIGS / "bc" / "base.gin"

@@ -5,7 +5,8 @@ from fakes import LinearGaussian, assert_mean, gaussian_kl, random_behavior, see
 from scipy import stats
 from scipy.special import logsumexp
 
-from brac_plus_tf.behavior import (
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import (
     ActionAutoEncoder,
     ConditionalVAE,
     GaussianBehavior,
@@ -13,9 +14,8 @@ from brac_plus_tf.behavior import (
     all_members,
     draw_one_member,
 )
-from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
-from brac_plus_tf.types import Dimensions
-from brac_plus_tf.updates import build_adam, gradient_step
+from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
+from brac_plus_tf.models.optimization import build_adam, gradient_step
 
 B, K, Z = 5, 4, 2
 DIMENSIONS = Dimensions(observation=6, action=3)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf import checkpoints
-from brac_plus_tf.checkpoints import load_state, save_state, write_atomically
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_atomically
+from brac_plus_tf.runs import checkpoints
+from brac_plus_tf.runs.checkpoints import load_state, save_state
 
 # smallest subnormal, largest finite value, both zeros: what a detour through text or == would lose
 AWKWARD = np.array([1e-45, 3.4028235e38, -0.0, 0.0], np.float32)

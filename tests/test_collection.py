@@ -14,12 +14,12 @@ import scipy.stats
 import tiny
 from recordings import TASK, export_policy, plan
 
-from brac_plus_tf import collection
-from brac_plus_tf.checkpoints import lock_directory
-from brac_plus_tf.collection import collect
-from brac_plus_tf.environments import make_environment
-from brac_plus_tf.recording import Part, Plan, Player
-from brac_plus_tf.types import UserError
+from brac_plus_tf.collection import shards as collection
+from brac_plus_tf.collection.recording import Part, Plan, Player
+from brac_plus_tf.collection.shards import collect
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import lock_directory
+from brac_plus_tf.environments.environment import make_environment
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ from tiny import (
     write_hopper_dataset,
 )
 
-from brac_plus_tf import experiment
-from brac_plus_tf.run_record import RunRecord
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.runs import experiment
+from brac_plus_tf.runs.run_record import RunRecord
 
 SHORT = str(CONFIGS / "brac_plus" / "short.gin")
 FULL = (*BINDINGS, "Experiment.action = 'mean'")

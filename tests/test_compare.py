@@ -11,9 +11,9 @@ import pytest
 import tiny
 from tiny import CONFIGS
 
-from brac_plus_tf import configuration
 from brac_plus_tf.compare import core_shares, gin_files, plan, start_training
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.runs import configuration
 
 TINY = """
 Actor.hidden_sizes = (8,)

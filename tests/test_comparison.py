@@ -6,8 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from brac_plus_tf.comparison import Cell, collect, interquartile_mean, interval, published_score, write_comparison
-from brac_plus_tf.types import UserError
+from brac_plus_tf.comparison.comparison import (
+    Cell,
+    collect,
+    interquartile_mean,
+    interval,
+    published_score,
+    write_comparison,
+)
+from brac_plus_tf.core.errors import UserError
 
 SCORES = {  # (agent, dataset) -> scores of seeds 0, 1, 2
     ("bc", "hopper-medium-replay"): (0.0, 3.0, 6.0),

@@ -14,14 +14,14 @@ import pytest
 import tensorflow as tf
 from tiny import CONFIGS, NETWORKS, PROJECT, write_random_dataset
 
-from brac_plus_tf import configuration
 from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.agents.brac_plus import BRACPlus
-from brac_plus_tf.experiment import Experiment
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.tasks import D4RL_PAPER_TASKS, find_task
-from brac_plus_tf.trainer import take_step
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, find_task
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.trainer import take_step
 
 # Tables 5 and 6 of the paper: eps and the bound on the entropy H0
 PAPER = {

@@ -3,11 +3,11 @@ import pathlib
 import gin
 import pytest
 
-import brac_plus_tf.experiment  # noqa: F401 (registers Experiment, which every config names)
-from brac_plus_tf import configuration
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.types import UserError
-from brac_plus_tf.updates import Fit
+import brac_plus_tf.runs.experiment  # noqa: F401 (registers Experiment, which every config names)
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.runs import configuration
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def operative(bindings: list[str]) -> str:
     [
         "Critic.gamma = 0.5",
         "  Critic.gamma=0.5  ",
-        "brac_plus_tf.networks.Critic.gamma = 0.5",
+        "brac_plus_tf.models.networks.Critic.gamma = 0.5",
         "networks.Critic.gamma = 0.5",
         "Critic.gamma = 0.5  # discount",
         "behavior/Fit.batch_size = 5",
@@ -167,7 +167,7 @@ def test_a_binding_that_reached_something_passes(binding):
         "Critic.gamma = 0.5\nActor.hidden_sizes = (8,)",
         "elsewhere/Critic.gamma = 0.5",
         "critic/Fit.steps = 9",
-        "brac_plus_tf.networks.Actor.hidden_sizes = (8,)",
+        "brac_plus_tf.models.networks.Actor.hidden_sizes = (8,)",
     ],
 )
 def test_a_binding_that_reached_nothing_is_refused(binding):

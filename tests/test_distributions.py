@@ -5,7 +5,7 @@ from fakes import assert_mean, central_difference, gaussian_kl
 from scipy import stats
 from scipy.special import logsumexp
 
-from brac_plus_tf.distributions import (
+from brac_plus_tf.models.distributions import (
     diagonal_gaussian,
     draw_gaussian,
     gaussian_mixture,

@@ -5,9 +5,13 @@ from fakes import LinearGaussian, assert_mean, central_difference, gaussian_kl, 
 from scipy import stats
 from scipy.special import logsumexp
 
-from brac_plus_tf.behavior import ConditionalVAE, GaussianBehavior, VAEEnsemble
-from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
-from brac_plus_tf.divergences import (
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import ConditionalVAE, GaussianBehavior, VAEEnsemble
+from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
+from brac_plus_tf.models.networks import Actor
+from brac_plus_tf.models.optimization import raw, watch
+from brac_plus_tf.objectives.divergences import (
     MMD,
     KLUpperBound,
     SampledKL,
@@ -18,9 +22,6 @@ from brac_plus_tf.divergences import (
     maximum_mean_discrepancy,
     squared_discrepancy,
 )
-from brac_plus_tf.networks import Actor
-from brac_plus_tf.types import Dimensions, UserError
-from brac_plus_tf.updates import raw, watch
 
 B, O, A, L = 5, 6, 2, 7  # noqa: E741
 SEED = tf.constant([1, 2], tf.int32)

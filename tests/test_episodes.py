@@ -5,10 +5,10 @@ from dataset_files import shared_file
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brac_plus_tf.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
-from brac_plus_tf.hdf5_reader import read_rows
-from brac_plus_tf.rows import Rows
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
+from brac_plus_tf.data.hdf5_reader import read_rows
+from brac_plus_tf.data.rows import Rows
 
 
 def make_rows(terminals, timeouts=None, stored=False) -> Rows:

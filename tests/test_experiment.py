@@ -12,12 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import TinyAgent, assert_same_bits, values, write_hopper_dataset, write_random_dataset
 
-from brac_plus_tf.experiment import Experiment, evaluation_task, last_evaluations, run_experiment, task_label
-from brac_plus_tf.saved_policy import DeployedPolicy, LoadedPolicy
-from brac_plus_tf.stopping import Interrupted
-from brac_plus_tf.tasks import find_task
-from brac_plus_tf.trainer import Loop
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.stopping import Interrupted
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
+from brac_plus_tf.runs.experiment import Experiment, evaluation_task, last_evaluations, run_experiment, task_label
+from brac_plus_tf.runs.trainer import Loop
 
 # 5 + 12 steps, evaluated after steps 8 and 12 of the second stage
 LOOP = Loop(steps_per_call=4, checkpoint_interval=4, evaluation_epochs=2, compiled=False)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny import CONFIGS
 
-from brac_plus_tf import configuration
-from brac_plus_tf.datasets import load_dataset
-from brac_plus_tf.experiment import Experiment
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.dataset import load_dataset
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import Experiment
 
 FUZZ = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from dataset_files import columns, write_file
 
-from brac_plus_tf.hdf5_reader import environment_id, read_rows
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.hdf5_reader import environment_id, read_rows
 
 
 def error_of(path, dimensions=None) -> str:

@@ -4,10 +4,12 @@ import h5py
 import numpy as np
 import pytest
 
-from brac_plus_tf.datasets import load_dataset
-from brac_plus_tf.hdf5_writer import Steps, cut_off, empty_steps, episode_returns, task_facts, write_hdf5
-from brac_plus_tf.tasks import find_task
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.dataset import load_dataset
+from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
+from brac_plus_tf.data.steps import Steps, cut_off, empty_steps, episode_returns
+from brac_plus_tf.environments.tasks import find_task
 
 DIMENSIONS = Dimensions(observation=3, action=2)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from dataset_files import columns, shared_file, small_task, write_file
 
-from brac_plus_tf.datasets import load_dataset
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.dataset import load_dataset
 from brac_plus_tf.inspect_dataset import count_repeated, format_table, main, summary, write_histogram
-from brac_plus_tf.types import UserError
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.losses import (
+from brac_plus_tf.objectives.losses import (
     constrained_policy_loss,
     regularized_policy_loss,
     soft_policy_loss,

@@ -15,14 +15,14 @@ from dataset_files import columns, shared_file, small_task, write_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brac_plus_tf.datasets import OfflineDataset, load_dataset
-from brac_plus_tf.episodes import cut_rows
-from brac_plus_tf.minari_reader import environment_id
-from brac_plus_tf.minari_writer import Header, check_new, minari_episodes, write_dataset
-from brac_plus_tf.rows import Rows
-from brac_plus_tf.sources import read_rows
-from brac_plus_tf.tasks import Task, find_task
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.dataset import OfflineDataset, load_dataset
+from brac_plus_tf.data.episodes import cut_rows
+from brac_plus_tf.data.minari_reader import environment_id
+from brac_plus_tf.data.minari_writer import Header, check_new, minari_episodes, write_dataset
+from brac_plus_tf.data.rows import Rows
+from brac_plus_tf.data.sources import read_rows
+from brac_plus_tf.environments.tasks import Task, find_task
 
 minari = pytest.importorskip("minari", reason="the package minari is not installed: pip install -e .[minari]")
 BC = tiny.CONFIGS / "bc" / "base.gin"

@@ -10,9 +10,10 @@ import tiny
 from dataset_files import small_task
 from minari_files import episode, three_episodes, write_minari
 
-from brac_plus_tf.datasets import dataset_task, load_dataset
-from brac_plus_tf.minari_reader import dataset_directory, datasets_root, environment_id, read_rows
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.dataset import dataset_task, load_dataset
+from brac_plus_tf.data.minari_reader import dataset_directory, datasets_root, environment_id, read_rows
 
 SOURCE = "minari:robot/walk-v0"
 

@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 from fakes import linear_critic
 
-from brac_plus_tf.networks import Actor, Critic, EnsembleMLP, GlobalMultiplier, StateMultiplier
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.networks import Actor, Critic, EnsembleMLP
+from brac_plus_tf.objectives.multipliers import GlobalMultiplier, StateMultiplier
 
 B, E, N = 5, 3, 4
 DIMENSIONS = Dimensions(observation=6, action=2)

@@ -4,8 +4,9 @@ import tensorflow as tf
 from fakes import central_difference, linear_critic
 from scipy.special import expit
 
-from brac_plus_tf.networks import EnsembleMLP
-from brac_plus_tf.penalties import (
+from brac_plus_tf.models.networks import EnsembleMLP
+from brac_plus_tf.models.optimization import build_adam, gradient_step
+from brac_plus_tf.objectives.penalties import (
     GradientPenalty,
     NoPenalty,
     action_gradient_penalty,
@@ -16,7 +17,6 @@ from brac_plus_tf.penalties import (
     smooth_norm,
     squared_norm,
 )
-from brac_plus_tf.updates import build_adam, gradient_step
 
 B, A = 4, 2
 OBSERVATION = tf.constant([[0.0, 2.0, 0.0], [0.0, -1.0, 5.0], [1.0, 0.0, 0.0], [3.0, 0.5, 1.0]])

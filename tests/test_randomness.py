@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from brac_plus_tf.randomness import Purpose, base_seed, fold, initializer_seed, standard_normal, uniform
+from brac_plus_tf.core.randomness import Purpose, base_seed, fold, initializer_seed, standard_normal, uniform
 
 
 def listed(seed: tf.Tensor) -> tuple[int, ...]:

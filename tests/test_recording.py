@@ -6,9 +6,9 @@ import pytest
 import tiny
 from recordings import export_policy, plan
 
-from brac_plus_tf import configuration
-from brac_plus_tf.recording import Collection, Part, Player
-from brac_plus_tf.types import UserError
+from brac_plus_tf.collection.recording import Collection, Part, Player
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.runs import configuration
 
 # Google's collect_data: 20 % uniform, 40 % the policy, 40 % the policy perturbed; and the policy alone
 MIXTURES = {

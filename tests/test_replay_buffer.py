@@ -5,11 +5,13 @@ import scipy.stats
 import tensorflow as tf
 from fakes import seeds
 
-from brac_plus_tf.datasets import load_dataset
-from brac_plus_tf.hdf5_writer import Steps, write_hdf5
-from brac_plus_tf.replay_buffer import ReplayBuffer, task_scaling
-from brac_plus_tf.tasks import find_task
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.dataset import load_dataset
+from brac_plus_tf.data.hdf5_writer import write_hdf5
+from brac_plus_tf.data.replay_buffer import ReplayBuffer
+from brac_plus_tf.data.scaling import task_scaling
+from brac_plus_tf.data.steps import Steps
+from brac_plus_tf.environments.tasks import find_task
 
 # actions in [-1, 3], so center 1 and half range 2
 TASK = dataclasses.replace(find_task("Hopper-v4"), dimensions=Dimensions(3, 2), action_low=-1.0, action_high=3.0)

@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
-from brac_plus_tf.run_record import Position, RunRecord, host_facts, read_facts, read_metrics, write_json
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_json
+from brac_plus_tf.runs.run_record import Position, RunRecord, host_facts, read_facts, read_metrics
 
 CONFIG = """
 # Parameters for Critic:

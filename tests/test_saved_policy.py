@@ -9,13 +9,15 @@ import pytest
 import tensorflow as tf
 from tiny import DIMENSIONS, TinyAgent
 
-from brac_plus_tf import saved_policy
 from brac_plus_tf.agents.brac_plus import BRACPlus
-from brac_plus_tf.behavior import VAEEnsemble
-from brac_plus_tf.datasets import Scaling
-from brac_plus_tf.networks import Actor, Critic, StateMultiplier
-from brac_plus_tf.saved_policy import DeployedPolicy, LoadedPolicy, place_directory
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.scaling import Scaling
+from brac_plus_tf.models.behavior import VAEEnsemble
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.objectives.multipliers import StateMultiplier
+from brac_plus_tf.policies import saved_policy
+from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy, place_directory
 
 # observations of scale 0.5 to 4 around (1, -2, 3); actions in [-1.5, 2.5] and [-1.25, -0.75]
 SCALING = Scaling(

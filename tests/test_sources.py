@@ -4,8 +4,8 @@ import pytest
 from dataset_files import write_file
 from minari_files import write_minari
 
-from brac_plus_tf.sources import contents_sha256, source_label
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.sources import contents_sha256, source_label
 
 
 def test_sha256_of_one_file_and_of_several_in_order(tmp_path):

@@ -6,18 +6,20 @@ import pytest
 import tensorflow as tf
 from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
 
-from brac_plus_tf import stage_cache
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
-from brac_plus_tf.behavior import VAEEnsemble
-from brac_plus_tf.divergences import MMD, KLUpperBound, gaussian_kernel, laplacian_kernel
-from brac_plus_tf.lagrange import MaximumEntropy, MinimumEntropy, RelativeThreshold
-from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier
-from brac_plus_tf.penalties import NoPenalty
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.stage_cache import StageCache, source_digest
-from brac_plus_tf.trainer import take_step
-from brac_plus_tf.types import Dimensions, UserError
-from brac_plus_tf.updates import Fit
+from brac_plus_tf.agents.thresholds import RelativeThreshold
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import VAEEnsemble
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.objectives.divergences import MMD, KLUpperBound, gaussian_kernel, laplacian_kernel
+from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy, MinimumEntropy
+from brac_plus_tf.objectives.penalties import NoPenalty
+from brac_plus_tf.runs import stage_cache
+from brac_plus_tf.runs.stage_cache import StageCache, source_digest
+from brac_plus_tf.runs.trainer import take_step
 
 DATASET = make_dataset()
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from brac_plus_tf.tasks import D4RL_PAPER_TASKS, TASKS, ReferenceScore, Task, find_task
-from brac_plus_tf.types import Dimensions, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, TASKS, ReferenceScore, Task, find_task
 
 BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 

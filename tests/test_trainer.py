@@ -9,13 +9,13 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
 
-from brac_plus_tf import trainer
-from brac_plus_tf.randomness import base_seed, standard_normal
-from brac_plus_tf.run_record import RunRecord, read_metrics
-from brac_plus_tf.stage_cache import StageCache
-from brac_plus_tf.stopping import Interrupted
-from brac_plus_tf.trainer import Loop, compile_stage, take_step
-from brac_plus_tf.types import UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import base_seed, standard_normal
+from brac_plus_tf.core.stopping import Interrupted
+from brac_plus_tf.runs import trainer
+from brac_plus_tf.runs.run_record import RunRecord, read_metrics
+from brac_plus_tf.runs.stage_cache import StageCache
+from brac_plus_tf.runs.trainer import Loop, compile_stage, take_step
 
 DATASET = make_dataset()
 # TinyAgent: 13 + 22 steps, epochs of 6; a call of at most 4 steps ends at each epoch

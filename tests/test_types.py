@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.types import UserError, check_shapes, checked
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.settings import checked
+from brac_plus_tf.core.types import check_shapes
 
 B, A, N = 5, 2, 3
 

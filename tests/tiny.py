@@ -19,13 +19,11 @@ import tensorflow as tf
 from absl import flags
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
-import brac_plus_tf.command_line
-import brac_plus_tf.online_experiment
-import brac_plus_tf.recording  # noqa: F401
 from brac_plus_tf.agents.base import Policy, Stage, named_variables
-from brac_plus_tf.datasets import OfflineDataset, Scaling
-from brac_plus_tf.randomness import standard_normal
-from brac_plus_tf.types import Dimensions, Transition
+from brac_plus_tf.core.randomness import standard_normal
+from brac_plus_tf.core.types import Dimensions, Transition
+from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.scaling import Scaling
 
 DIMENSIONS = Dimensions(observation=3, action=2)
 PROJECT = pathlib.Path(__file__).resolve().parents[1]

@@ -9,12 +9,14 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Policy, Stage, TransitionSource, Update, Watch
-from brac_plus_tf.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
-from brac_plus_tf.losses import squared_td_error, td_target
-from brac_plus_tf.networks import Actor, ActorNetwork, Critic, CriticNetwork, repeat
-from brac_plus_tf.randomness import Purpose, fold, standard_normal
-from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, UserError
-from brac_plus_tf.updates import build_adam, gradient_step, soft_update
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
+from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.models.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
+from brac_plus_tf.models.networks import Actor, ActorNetwork, Critic, CriticNetwork, repeat
+from brac_plus_tf.models.optimization import build_adam, gradient_step, soft_update
+from brac_plus_tf.objectives.losses import squared_td_error, td_target
 
 
 class PolicyDraw(NamedTuple):
@@ -104,50 +106,6 @@ class MaxQ(HyperParameters):
         limit = math.inf if self.clip is None else self.clip
         actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
         return best_action(critic, repeat(observation, self.samples), actions)
-
-
-@gin.register
-@dataclasses.dataclass(frozen=True)
-class Multiplier(HyperParameters):
-    """A scalar multiplier learned by Adam: it rises while its constraint is violated and falls while it is slack.
-
-    initial: its value at the start. learning_rate: Adam's; at 0 it stays fixed. minimum, maximum: its range.
-    logarithmic: what is stepped is its logarithm, along the derivative of multiplier * violation.
-    """
-
-    initial: float = 1.0
-    learning_rate: float = 1e-3
-    minimum: float = 0.0
-    maximum: float = 1e6
-    logarithmic: bool = False
-
-    def build(self) -> "LearnedMultiplier":
-        return LearnedMultiplier(self)
-
-
-class LearnedMultiplier:
-    """The state of a `Multiplier`."""
-
-    def __init__(self, rule: Multiplier) -> None:
-        self._to_value = tf.exp if rule.logarithmic else tf.identity
-        from_value = (lambda value: math.log(max(value, 1e-30))) if rule.logarithmic else float
-        self._range = from_value(rule.minimum), from_value(rule.maximum)
-        self._parameter = tf.Variable(from_value(rule.initial), trainable=True, dtype=tf.float32)
-        self._optimizer = build_adam(rule.learning_rate, [self._parameter])
-
-    def __call__(self) -> tf.Tensor:
-        """The multiplier, scalar; no gradient flows into it from a loss that holds it."""
-        return tf.stop_gradient(self._to_value(self._parameter))
-
-    def ascend(self, violation: tf.Tensor) -> None:
-        """One step up multiplier * violation, projected onto the range. violation: scalar, positive if violated."""
-        violation = tf.stop_gradient(violation)
-        gradient_step(lambda: (-self._to_value(self._parameter) * violation, {}), [self._parameter], self._optimizer)
-        self._parameter.assign(tf.clip_by_value(self._parameter, *self._range))
-
-    @property
-    def variables(self) -> list[tf.Variable]:
-        return [self._parameter, *self._optimizer.variables]
 
 
 def entropy_floor(minimum_entropy: float | None, dimensions: Dimensions) -> float:

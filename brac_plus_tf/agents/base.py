@@ -1,13 +1,13 @@
 """What the training loop, the evaluation and the export may ask of an agent; they know nothing else about it."""
 
 import dataclasses
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import tensorflow as tf
 
-from brac_plus_tf.types import Metrics, Transition, UserError
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Metrics, Transition
 
 
 class TransitionSource(Protocol):
@@ -106,15 +106,3 @@ def named_variables(components: dict[str, Sequence[tf.Variable]]) -> dict[str, t
         for component, variables in components.items()
         for index, variable in enumerate(variables)
     }
-
-
-def describe(settings: object) -> object:
-    """A hyper-parameter object as JSON-ready data: class name and fields, functions by name."""
-    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        fields = {field.name: describe(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
-        return {type(settings).__name__: fields}
-    if isinstance(settings, tuple | list):
-        return [describe(item) for item in settings]
-    if isinstance(settings, types.FunctionType):
-        return f"{settings.__module__}.{settings.__qualname__}"
-    return settings

@@ -8,7 +8,8 @@ import tensorflow as tf
 from brac_plus_tf.agents.actor_critic import draw_policy
 from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.agents.cloning import Cloning
-from brac_plus_tf.types import Dimensions, checked
+from brac_plus_tf.core.settings import checked
+from brac_plus_tf.core.types import Dimensions
 
 
 @gin.register

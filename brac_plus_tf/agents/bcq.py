@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages, watch_value
 from brac_plus_tf.agents.base import Policy, Stage
-from brac_plus_tf.behavior import ActionAutoEncoder
-from brac_plus_tf.networks import Critic, EnsembleMLP, repeat
-from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition, checked
-from brac_plus_tf.updates import build_adam, gradient_step, soft_update
+from brac_plus_tf.core.randomness import Purpose, fold
+from brac_plus_tf.core.settings import checked
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.networks import Critic, EnsembleMLP, repeat
+from brac_plus_tf.models.optimization import build_adam, gradient_step, soft_update
 
 
 class PerturbationNetwork(EnsembleMLP):

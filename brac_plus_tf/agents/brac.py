@@ -14,7 +14,6 @@ import tensorflow as tf
 from brac_plus_tf.agents.actor_critic import (
     ActorCritic,
     MaxQ,
-    Multiplier,
     PolicyDraw,
     Training,
     draw_policy,
@@ -23,13 +22,15 @@ from brac_plus_tf.agents.actor_critic import (
 )
 from brac_plus_tf.agents.base import Stage
 from brac_plus_tf.agents.cloning import Cloning
-from brac_plus_tf.divergences import MMD, SampledKL, dual_kl
-from brac_plus_tf.losses import regularized_policy_loss
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.penalties import lipschitz_penalty
-from brac_plus_tf.randomness import Purpose, fold, uniform
-from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, checked
-from brac_plus_tf.updates import build_adam, gradient_step
+from brac_plus_tf.core.randomness import Purpose, fold, uniform
+from brac_plus_tf.core.settings import HyperParameters, checked
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import build_adam, gradient_step
+from brac_plus_tf.objectives.divergences import MMD, SampledKL, dual_kl
+from brac_plus_tf.objectives.losses import regularized_policy_loss
+from brac_plus_tf.objectives.multipliers import Multiplier
+from brac_plus_tf.objectives.penalties import lipschitz_penalty
 
 DualEstimate = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

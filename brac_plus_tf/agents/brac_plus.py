@@ -21,17 +21,19 @@ from brac_plus_tf.agents.actor_critic import (
     next_state_value,
 )
 from brac_plus_tf.agents.base import Stage, TransitionSource
-from brac_plus_tf.agents.thresholds import DivergenceThresholds
-from brac_plus_tf.behavior import VAEEnsemble
-from brac_plus_tf.distributions import inverse_tanh, tfb
-from brac_plus_tf.divergences import Divergence, KLUpperBound, divergence_metrics
-from brac_plus_tf.lagrange import EntropyConstraint, MaximumEntropy, RelativeThreshold, Threshold
-from brac_plus_tf.losses import constrained_policy_loss
-from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
-from brac_plus_tf.penalties import GradientPenalty
-from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition, checked
-from brac_plus_tf.updates import Fit, build_adam, copy_variables, decayed, gradient_step, raw, watch
+from brac_plus_tf.agents.thresholds import DivergenceThresholds, RelativeThreshold, Threshold
+from brac_plus_tf.core.randomness import Purpose, fold
+from brac_plus_tf.core.settings import HyperParameters, checked
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.models.behavior import VAEEnsemble
+from brac_plus_tf.models.distributions import inverse_tanh, tfb
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import Fit, build_adam, copy_variables, decayed, gradient_step, raw, watch
+from brac_plus_tf.objectives.divergences import Divergence, KLUpperBound
+from brac_plus_tf.objectives.losses import constrained_policy_loss
+from brac_plus_tf.objectives.metrics import divergence_metrics
+from brac_plus_tf.objectives.multipliers import EntropyConstraint, GlobalMultiplier, MaximumEntropy, StateMultiplier
+from brac_plus_tf.objectives.penalties import GradientPenalty
 
 _MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import LearnedMultiplier, Multiplier, draw_policy, entropy_floor
+from brac_plus_tf.agents.actor_critic import draw_policy, entropy_floor
 from brac_plus_tf.agents.base import Stage
-from brac_plus_tf.behavior import GaussianBehavior
-from brac_plus_tf.distributions import inverse_tanh, tanh_log_prob
-from brac_plus_tf.networks import Actor, ActorNetwork
-from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, HyperParameters, Metrics, Transition
-from brac_plus_tf.updates import Fit, gradient_step
+from brac_plus_tf.core.randomness import Purpose, fold
+from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.models.behavior import GaussianBehavior
+from brac_plus_tf.models.distributions import inverse_tanh, tanh_log_prob
+from brac_plus_tf.models.networks import Actor, ActorNetwork
+from brac_plus_tf.models.optimization import Fit, gradient_step
+from brac_plus_tf.objectives.multipliers import LearnedMultiplier, Multiplier
 
 
 @gin.register

@@ -8,21 +8,15 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import (
-    ActorCritic,
-    MaxQ,
-    Multiplier,
-    Training,
-    draw_policy,
-    entropy_floor,
-    training_stages,
-)
+from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Training, draw_policy, entropy_floor, training_stages
 from brac_plus_tf.agents.base import Stage
-from brac_plus_tf.losses import soft_policy_loss
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.randomness import Purpose, fold
-from brac_plus_tf.types import Dimensions, Metrics, Transition, checked
-from brac_plus_tf.updates import gradient_step
+from brac_plus_tf.core.randomness import Purpose, fold
+from brac_plus_tf.core.settings import checked
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import gradient_step
+from brac_plus_tf.objectives.losses import soft_policy_loss
+from brac_plus_tf.objectives.multipliers import Multiplier
 
 
 @gin.register

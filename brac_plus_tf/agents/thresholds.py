@@ -1,13 +1,44 @@
 """Where BRAC+'s two thresholds on D(s) come from: eps_KL, fixed once, and eps_GP, renewed before every epoch."""
 
+import dataclasses
 from collections.abc import Callable
 
+import gin
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.divergences import RunningMoments
-from brac_plus_tf.lagrange import Threshold
-from brac_plus_tf.randomness import fold
+from brac_plus_tf.core.randomness import fold
+from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.objectives.metrics import RunningMoments
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class AbsoluteThreshold(HyperParameters):
+    """eps_KL or eps_MMD as Tables 5 and 6 give it; belongs to D4RL's own files."""
+
+    value: float
+
+    def resolve(self, achieved: float) -> float:
+        """The bound on D(s); `achieved` is the mean divergence of the initial policy."""
+        del achieved
+        return self.value
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class RelativeThreshold(HyperParameters):
+    """The initial policy's mean divergence plus a margin, for any dataset."""
+
+    margin: float
+
+    def resolve(self, achieved: float) -> float:
+        """The bound on D(s); `achieved` is the mean divergence of the initial policy."""
+        return achieved + self.margin
+
+
+Threshold = AbsoluteThreshold | RelativeThreshold
+
 
 _CHUNK = 1000
 

@@ -5,8 +5,8 @@ usage: python scripts/d4rl/check.py
 
 import numpy as np
 
-from brac_plus_tf.environments import make_environment
-from brac_plus_tf.tasks import find_task
+from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.environments.tasks import find_task
 
 ROBOTS = (
     "hopper-medium-v0",

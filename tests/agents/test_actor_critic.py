@@ -9,18 +9,18 @@ from scipy import stats
 
 from brac_plus_tf.agents.actor_critic import (
     MaxQ,
-    Multiplier,
     draw_policy,
     fit_critic,
     mean_over_draws,
     next_state_value,
     watch_value,
 )
-from brac_plus_tf.distributions import diagonal_gaussian
-from brac_plus_tf.divergences import MMD, KLUpperBound, SampledKL
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.types import Dimensions, Transition
-from brac_plus_tf.updates import build_adam
+from brac_plus_tf.core.types import Dimensions, Transition
+from brac_plus_tf.models.distributions import diagonal_gaussian
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import build_adam
+from brac_plus_tf.objectives.divergences import MMD, KLUpperBound, SampledKL
+from brac_plus_tf.objectives.multipliers import Multiplier
 
 B, N, O, A = 5, 4, 3, 2  # noqa: E741
 SEED = tf.constant([1, 2], tf.int32)

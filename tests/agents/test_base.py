@@ -4,8 +4,9 @@ import json
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Policy, Stage, describe, named_variables, no_preparation
-from brac_plus_tf.types import UserError
+from brac_plus_tf.agents.base import Policy, Stage, named_variables, no_preparation
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.settings import describe
 
 
 def test_names_are_component_and_position():

@@ -8,11 +8,11 @@ from fakes import linear_critic
 
 from brac_plus_tf.agents.actor_critic import Training
 from brac_plus_tf.agents.bcq import BCQ, PerturbationNetwork
-from brac_plus_tf.behavior import ActionAutoEncoder
-from brac_plus_tf.networks import Critic
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.networks import Critic
+from brac_plus_tf.runs.trainer import compile_stage
 
 SEED, DIMENSIONS = base_seed(7), Dimensions(observation=3, action=2)
 

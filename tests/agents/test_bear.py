@@ -6,14 +6,15 @@ import tensorflow as tf
 import tiny
 from fakes import linear_actor, linear_critic
 
-from brac_plus_tf.agents.actor_critic import Multiplier, Training
+from brac_plus_tf.agents.actor_critic import Training
 from brac_plus_tf.agents.bear import BEAR
-from brac_plus_tf.behavior import ActionAutoEncoder
-from brac_plus_tf.divergences import MMD, gaussian_kernel
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.objectives.divergences import MMD, gaussian_kernel
+from brac_plus_tf.objectives.multipliers import Multiplier
+from brac_plus_tf.runs.trainer import compile_stage, take_step
 
 SEED, DIMENSIONS = base_seed(6), Dimensions(observation=3, action=2)
 LINEAR = Actor((), (-5.0, 2.0))

@@ -7,16 +7,17 @@ import tiny
 from fakes import gaussian_kl, linear_actor, linear_critic
 from scipy import optimize
 
-from brac_plus_tf.agents.actor_critic import Multiplier, Training, draw_policy
+from brac_plus_tf.agents.actor_critic import Training, draw_policy
 from brac_plus_tf.agents.brac import BRAC, Dual, Primal
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.agents.sac import SAC
-from brac_plus_tf.divergences import SampledKL, dual_kl, dual_wasserstein
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions, Transition
-from brac_plus_tf.updates import Fit
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions, Transition
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.objectives.divergences import SampledKL, dual_kl, dual_wasserstein
+from brac_plus_tf.objectives.multipliers import Multiplier
+from brac_plus_tf.runs.trainer import compile_stage, take_step
 
 SEED, DIMENSIONS = base_seed(4), Dimensions(observation=3, action=2)
 LINEAR_ACTOR = Actor((), (-5.0, 2.0))

@@ -9,16 +9,17 @@ import tensorflow as tf
 import tiny
 
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
-from brac_plus_tf.behavior import ConditionalVAE, VAEEnsemble, all_members
-from brac_plus_tf.distributions import diagonal_gaussian, gaussian_mixture
-from brac_plus_tf.divergences import MMD, KLUpperBound
-from brac_plus_tf.lagrange import AbsoluteThreshold, MaximumEntropy, MinimumEntropy, RelativeThreshold
-from brac_plus_tf.networks import Actor, Critic, GlobalMultiplier, StateMultiplier
-from brac_plus_tf.penalties import GradientPenalty, NoPenalty
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions
-from brac_plus_tf.updates import Fit
+from brac_plus_tf.agents.thresholds import AbsoluteThreshold, RelativeThreshold
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import ConditionalVAE, VAEEnsemble, all_members
+from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.objectives.divergences import MMD, KLUpperBound
+from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy, MinimumEntropy, StateMultiplier
+from brac_plus_tf.objectives.penalties import GradientPenalty, NoPenalty
+from brac_plus_tf.runs.trainer import compile_stage, take_step
 
 DIMENSIONS = Dimensions(observation=5, action=2)
 SEED = base_seed(3)

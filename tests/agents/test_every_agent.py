@@ -15,12 +15,13 @@ from brac_plus_tf.agents.brac import BRAC, Dual, Primal
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.agents.cql import CQL
 from brac_plus_tf.agents.sac import SAC
-from brac_plus_tf.behavior import ActionAutoEncoder
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage, take_step
-from brac_plus_tf.types import Dimensions, UserError
-from brac_plus_tf.updates import Fit
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.runs.trainer import compile_stage, take_step
 
 DIMENSIONS, SEED = Dimensions(observation=5, action=2), base_seed(3)
 ACTOR, CRITIC = Actor((16,)), Critic((16,), tau=0.25)

@@ -6,12 +6,13 @@ import tensorflow as tf
 import tiny
 from fakes import assert_mean, linear_actor, linear_critic
 
-from brac_plus_tf.agents.actor_critic import Multiplier, Training
+from brac_plus_tf.agents.actor_critic import Training
 from brac_plus_tf.agents.sac import SAC
-from brac_plus_tf.networks import Actor, Critic
-from brac_plus_tf.randomness import base_seed
-from brac_plus_tf.trainer import compile_stage
-from brac_plus_tf.types import Dimensions, Transition
+from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.types import Dimensions, Transition
+from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.objectives.multipliers import Multiplier
+from brac_plus_tf.runs.trainer import compile_stage
 
 SEED = base_seed(5)
 NARROW = [0.01, 0.02]

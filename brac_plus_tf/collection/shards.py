@@ -1,0 +1,207 @@
+"""A recorded policy as one dataset: shards played by several processes, kept on disk, merged at the end.
+
+The same bytes come out for any number of processes, and a collection that was stopped goes on with the shards that are
+missing. A part of the mixture ends within its last shard, and its last episode is cut off there.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from brac_plus_tf.collection.recording import Plan, Player, Shard, use_one_thread
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import lock_directory, write_json, written_atomically
+from brac_plus_tf.core.stopping import Interrupted, stop_requests
+from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
+from brac_plus_tf.data.steps import Steps, cut_off, episode_returns
+
+# Shards on disk -------------------------------------------------------------------------------------------------------
+
+
+def _shard_path(directory: Path, part: int, shard: int) -> Path:
+    return directory / f"{part}-{shard:06d}.npz"
+
+
+def _save_shard(path: Path, shard: Shard) -> None:
+    with written_atomically(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **shard.steps._asdict(), seeds=shard.seeds, lengths=shard.lengths)
+
+
+@contextlib.contextmanager
+def _open_shard(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Its arrays, each read when it is asked for."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, and it is played again") from error
+
+
+def _load_shard(path: Path) -> Shard:
+    with _open_shard(path) as arrays:
+        return Shard(Steps(*(arrays[key] for key in Steps._fields)), arrays["seeds"], arrays["lengths"])
+
+
+def _shard_rows(path: Path) -> int:
+    with _open_shard(path) as arrays:
+        return int(arrays["lengths"].sum())
+
+
+# Worker processes -----------------------------------------------------------------------------------------------------
+
+_player: Player | None = None  # of this worker process
+
+
+def _start_worker(plan: Plan, counter: Any) -> None:
+    global _player
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    use_one_thread()
+
+    def played(steps: int) -> None:
+        with counter.get_lock():
+            counter.value += steps
+
+    _player = Player(plan, played)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _play_shard(directory: Path, part: int, shard: int) -> int:
+    assert _player is not None
+    played = _player.play(part, shard)
+    _save_shard(_shard_path(directory, part, shard), played)
+    return int(played.lengths.sum())
+
+
+# The whole collection -------------------------------------------------------------------------------------------------
+
+
+def collect(plan: Plan, output: Path, workers: int) -> None:
+    """Plays what is missing and writes the dataset.
+
+    Raises:
+      UserError: for anything the user can put right.
+      Interrupted: after SIGINT or SIGTERM; the same call goes on with the shards that are missing.
+    """
+    if output.exists():
+        raise UserError(f"{output}: already exists; remove it or choose another name")
+    directory = output.with_name(f"{output.name}.shards")
+    with lock_directory(directory, "collection", "--output"):
+        _begin(plan, directory)
+        rows = _play_missing(plan, directory, workers)
+        _merge(plan, directory, output, rows)
+        shutil.rmtree(directory)
+
+
+def _begin(plan: Plan, directory: Path) -> None:
+    """Records the plan, or checks that the shards that are there belong to it."""
+    path, facts = directory / "plan.json", json.loads(json.dumps(plan.facts()))
+    if not path.exists():
+        write_json(path, facts)
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove {directory} to start anew") from error
+    if before != facts:
+        keys = [key for key in facts if not isinstance(before, dict) or before.get(key) != facts[key]]
+        raise UserError(
+            f"{directory}: holds part of another collection ({', '.join(keys)} differ); finish that one with its own "
+            "command, remove it, or choose another --output"
+        )
+
+
+def _play_missing(plan: Plan, directory: Path, workers: int) -> list[list[int]]:
+    """Has shards played until each part has enough; returns each part's steps by shard."""
+    needed = plan.collection.rows(plan.steps)
+    rows: list[dict[int, int]] = [{} for _ in needed]  # by shard
+    for path in directory.glob("*.npz"):
+        part, shard = map(int, path.stem.split("-"))
+        rows[part][shard] = _shard_rows(path)
+    running: dict[concurrent.futures.Future[int], tuple[int, int]] = {}
+    largest = plan.collection.shard_episodes * plan.task.horizon
+
+    def missing() -> tuple[int, int] | None:
+        """The first shard that will be needed even if all being played turn out as long as they can."""
+        for part, wanted in enumerate(needed):
+            total, shard = 0, 0
+            while total < wanted:
+                if shard not in rows[part] and (part, shard) not in running.values():
+                    return part, shard
+                total += rows[part].get(shard, largest)
+                shard += 1
+        return None
+
+    if missing() is None:
+        return [[found[shard] for shard in sorted(found)] for found in rows]
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", sum(sum(found.values()) for found in rows))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (plan, counter))
+    total = tqdm(total=plan.steps, initial=counter.value, desc="collecting", unit="step", file=sys.stdout)
+    try:
+        with stop_requests() as stop_requested, total as bar:
+            while running or missing():
+                while len(running) < workers and (place := missing()):
+                    running[pool.submit(_play_shard, directory, *place)] = place
+                done, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
+                bar.update(min(plan.steps, counter.value) - bar.n)
+                if stop_requested:
+                    finished = sum(sum(found.values()) for found in rows)
+                    raise Interrupted(f"{min(finished, plan.steps):,} of {plan.steps:,} steps", stop_requested[0])
+                for future in done:
+                    part, shard = running.pop(future)
+                    rows[part][shard] = future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise UserError("a worker process died (is there enough memory?); the same command goes on") from error
+    finally:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [[found[shard] for shard in sorted(found)] for found in rows]
+
+
+def _merge(plan: Plan, directory: Path, output: Path, rows: Sequence[Sequence[int]]) -> None:
+    seeds, parts, returns = list[np.ndarray](), list[int](), list[float]()
+
+    def blocks() -> Iterator[Steps]:
+        for part, left in enumerate(plan.collection.rows(plan.steps)):
+            for shard in range(len(rows[part])):
+                if not left:
+                    break
+                played = _load_shard(_shard_path(directory, part, shard))
+                steps = cut_off(played.steps, min(left, len(played.steps.rewards)))
+                ended = episode_returns(steps).tolist()
+                seeds.append(played.seeds[: len(ended)])
+                parts.extend([part] * len(ended))
+                returns.extend(ended)
+                left -= len(steps.rewards)
+                yield steps
+
+    def facts() -> dict[str, object]:
+        return {
+            **task_facts(plan.task, returns),
+            "behavior": json.dumps(plan.facts()),
+            "seed": plan.seed,
+            "episode_seed": np.concatenate(seeds),
+            "episode_part": np.array(parts, np.int64),
+        }
+
+    write_hdf5(output, plan.task.dimensions, plan.steps, blocks(), facts)

@@ -1,0 +1,89 @@
+"""Files written whole or not at all, and directories that one process works on at a time."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from brac_plus_tf.core.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]  # the folder that holds every module
+
+if TYPE_CHECKING:  # few commands draw, and it takes a while to load
+    from matplotlib.figure import Figure
+
+
+def lock_directory(directory: Path, work: str, flag: str, folder: str = ".") -> TextIO:
+    """Makes the directory and `folder` in it; no other process can lock it until the returned file is closed.
+
+    Args:
+      work: what is done in it, and flag: which flag names it; for the messages.
+    Raises:
+      UserError: if it cannot be made or another process is working on it.
+    """
+    try:
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{directory}: another process is working on this {work}; wait for it or stop it") from error
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be used ({error.strerror}); choose another {flag}") from error
+    return lock
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write under; synced and renamed to `path` if the block ends well.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # on a disk that may only be read nothing can be removed either
+            temporary.unlink()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be written ({reason}); free space or choose another directory") from error
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Puts `content` at `path` by way of a synced temporary file beside it."""
+    with written_atomically(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Puts the figure at `path` as a PNG; equal figures give equal bytes."""
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+
+
+def append(path: Path, text: str) -> None:
+    """Adds `text` at the end of the file at `path`; a part of it may remain if that fails.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    try:
+        with open(path, "a") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space, then the same command goes on"
+        ) from error
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes `content` to `path`, readable by people, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

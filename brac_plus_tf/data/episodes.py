@@ -1,0 +1,121 @@
+"""From rows in recorded order to transitions: where episodes end, and what their last rows may teach.
+
+With flags terminals and timeouts, a row yields:
+  - terminal (timeout set or not): a transition with discount 0. Without stored next_observations its next
+    observation is its own observation, which the discount masks.
+  - timeout only: the state goes on but its successor was not recorded, so a transition (discount 1) only if the file
+    stores next_observations.
+  - last row of the file, unflagged: the episode is unfinished; as a timeout.
+  - any other row: discount 1; next observation as stored, else the observation of the row that follows.
+So no next observation crosses the boundary of an episode or of a file.
+
+A file without 'timeouts' has its episodes cut after every `horizon` steps that see no terminal. This is a guess, wrong
+for data recorded in episodes of another length: D4RL's own halfcheetah v0 files hold 1,002 episodes in 1,000,000 rows
+(catalogue of TensorFlow Datasets), i.e. 999 rows each, so that a copy stripped of its timeouts would be cut wrongly.
+
+Compared with d4rl.qlearning_dataset (d4rl 1.1, default arguments), transitions are equal for files with timeouts and
+without next_observations, apart from the next observation at a terminal (there: the next episode's first), and except
+that qlearning_dataset
+  (a) ignores stored next_observations, and so drops every timed-out row,
+  (b) drops a row that is both terminal and timeout,
+  (c) drops the last row of the data even if it is terminal,
+  (d) without timeouts counts the steps of an episode that follows a terminal from 1 instead of 0: it drops the 999th
+      of 1000 rows and joins the 1000th to the next episode,
+  (e) with terminate_on_end=True joins every timed-out row to the next episode.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Transition
+from brac_plus_tf.data.rows import Rows
+
+
+class Episodes(NamedTuple):
+    """All P episodes in recorded order.
+
+    returns [P] float64: undiscounted, in the environment's reward units. lengths [P] int64: rows. complete [P] bool:
+    False for the episode that the end of its file breaks off.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    complete: np.ndarray
+
+
+def cut_rows(rows: Rows, horizon: int | None) -> np.ndarray:
+    """Rows after which an episode was cut off without being terminal: [N] bool, False at every terminal.
+
+    Args:
+      rows: one file. horizon: the task's longest episode in steps, used if the file has no timeouts.
+    Raises:
+      UserError: if the file has neither timeouts nor next_observations and the horizon is unknown.
+    """
+    if rows.timeouts is not None:
+        return rows.timeouts & ~rows.terminals
+    if horizon is None:
+        if rows.next_observations is None:
+            raise UserError(
+                f"{rows.path}: key 'timeouts' is missing and no task gives a horizon to infer it from; "
+                f"store timeouts (all 0 if no episode was cut off) or name the task"
+            )
+        return np.zeros_like(rows.terminals)
+    logging.warning("%s has no 'timeouts': episodes are taken to be cut after %d steps", rows.path, horizon)
+    row = np.arange(len(rows.terminals))
+    follows_terminal = np.concatenate(([True], rows.terminals[:-1]))
+    start = np.maximum.accumulate(np.where(follows_terminal, row, 0))
+    return ((row - start) % horizon == horizon - 1) & ~rows.terminals
+
+
+def split_episodes(rows: Rows, cuts: np.ndarray) -> Episodes:
+    """Statistics of one file's episodes; `cuts` as from cut_rows."""
+    ends = rows.terminals | cuts
+    finished = bool(ends[-1])
+    last_rows = np.flatnonzero(ends) if finished else np.append(np.flatnonzero(ends), len(ends) - 1)
+    first_rows = np.append(0, last_rows[:-1] + 1)
+    complete = np.ones(len(last_rows), bool)
+    complete[-1] = finished
+    returns = np.add.reduceat(rows.rewards, first_rows, dtype=np.float64)
+    return Episodes(returns, last_rows - first_rows + 1, complete)
+
+
+def check_lengths(path: str, episodes: Episodes, horizon: int) -> None:
+    """Refuses episodes longer than `horizon` steps: most often a boundary that was not recorded.
+
+    Raises:
+      UserError: naming the first such episode and its first row.
+    """
+    longer = episodes.lengths > horizon
+    if longer.any():
+        index = int(np.argmax(longer))
+        row = int(episodes.lengths[:index].sum())
+        raise UserError(
+            f"{path}: key 'timeouts', row {row}: the episode that starts here has {episodes.lengths[index]} steps, "
+            f"more than the task's {horizon}; mark where episodes were cut, or set allow_longer_episodes "
+            f"if they truly are longer (human demonstrations are)"
+        )
+
+
+def to_transitions(rows: Rows, cuts: np.ndarray) -> Transition:
+    """Transitions of one file in the file's units: float32 arrays of M <= N rows; `cuts` as from cut_rows."""
+    discount = 1.0 - rows.terminals.astype(np.float32)
+    ends = rows.terminals | cuts
+    ends[-1] = True
+    following = np.where(ends, 0, 1) + np.arange(len(ends))
+    if rows.next_observations is not None:
+        next_actions = rows.actions[following]
+        for row, action in (rows.following_actions or {}).items():
+            next_actions[row] = action
+        return Transition(rows.observations, rows.actions, rows.rewards, discount, rows.next_observations, next_actions)
+    kept = np.flatnonzero(~ends | rows.terminals)
+    return Transition(
+        rows.observations[kept],
+        rows.actions[kept],
+        rows.rewards[kept],
+        discount[kept],
+        rows.observations[following[kept]],
+        rows.actions[following[kept]],
+    )

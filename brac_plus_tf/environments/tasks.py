@@ -1,0 +1,179 @@
+"""The tasks a run may name: sizes, horizons, reference scores and dataset files, as plain data.
+
+Two families:
+  * environments of gymnasium and gymnasium-robotics under their own ids (`Hopper-v4`), as they come;
+  * D4RL's tasks under D4RL's names (`hopper-medium-v0`). A name's version picks the dataset file only: D4RL runs the
+    same environment and uses the same reference scores for -v0, -v1 and -v2.
+
+Source of every score, horizon and address: the package d4rl 1.1 (`infos.py` and the registration modules).
+Reference: Fu et al., "D4RL: Datasets for Deep Data-Driven Reinforcement Learning", 2020.
+"""
+
+import dataclasses
+import difflib
+from typing import NamedTuple
+
+import numpy as np
+
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+
+_DATASETS = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+_SOURCE = "d4rl 1.1, infos.py"
+
+
+class ReferenceScore(NamedTuple):
+    """Undiscounted returns that mark 0 (a random policy) and 100 (an expert) of the normalized score."""
+
+    minimum: float
+    maximum: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One environment, and for a D4RL task one dataset file.
+
+    Attributes:
+      name: what a user writes.
+      environment_id: the gymnasium environment, or the one closest to D4RL's; equals `name` outside D4RL.
+      dimensions: entries of one observation and one action.
+      action_low, action_high: range of every entry of an action, in the environment's own units.
+      horizon: environment steps after which an episode is cut off (a timeout, not a terminal).
+      reference_score: returns that mark 0 and 100, or None if nobody has published any.
+      dataset_url: where D4RL publishes the file, or None.
+    """
+
+    name: str
+    environment_id: str
+    dimensions: Dimensions
+    action_low: float
+    action_high: float
+    horizon: int
+    reference_score: ReferenceScore | None
+    dataset_url: str | None
+
+    @property
+    def is_d4rl(self) -> bool:
+        """Whether scores are defined in D4RL's variant of the environment rather than in the plain one."""
+        return self.name != self.environment_id
+
+    def normalized_score(self, returns: float | np.ndarray) -> float | np.ndarray:
+        """100 (R - minimum) / (maximum - minimum) of undiscounted returns R, element by element."""
+        return 100.0 * (returns - self._score().minimum) / self._score_range()
+
+    def normalized_spread(self, standard_deviation: float | np.ndarray) -> float | np.ndarray:
+        """A standard deviation of returns in score points: 100 sigma / (maximum - minimum), scaled but not shifted."""
+        return 100.0 * standard_deviation / self._score_range()
+
+    def _score(self) -> ReferenceScore:
+        if self.reference_score is None:
+            raise UserError(f"task {self.name!r} has no reference score: report plain returns instead")
+        return self.reference_score
+
+    def _score_range(self) -> float:
+        return self._score().maximum - self._score().minimum
+
+
+class _Robot(NamedTuple):
+    """What all tasks of one simulated robot share; horizon in environment steps."""
+
+    environment_id: str
+    dimensions: Dimensions
+    horizon: int
+    reference_score: ReferenceScore
+
+
+_LOCOMOTION = {
+    "hopper": _Robot("Hopper-v4", Dimensions(11, 3), 1000, ReferenceScore(-20.272305, 3234.3, _SOURCE)),
+    "halfcheetah": _Robot("HalfCheetah-v4", Dimensions(17, 6), 1000, ReferenceScore(-280.178953, 12135.0, _SOURCE)),
+    "walker2d": _Robot("Walker2d-v4", Dimensions(17, 6), 1000, ReferenceScore(1.629008, 4592.3, _SOURCE)),
+}
+
+_HANDS = {
+    "pen": _Robot("AdroitHandPen-v1", Dimensions(45, 24), 100, ReferenceScore(96.262799, 3076.8331017826877, _SOURCE)),
+    "hammer": _Robot(
+        "AdroitHandHammer-v1", Dimensions(46, 26), 200, ReferenceScore(-274.856578, 12794.134825156867, _SOURCE)
+    ),
+    "door": _Robot(
+        "AdroitHandDoor-v1", Dimensions(39, 28), 200, ReferenceScore(-56.512833, 2880.5693087298737, _SOURCE)
+    ),
+    "relocate": _Robot(
+        "AdroitHandRelocate-v1", Dimensions(39, 30), 200, ReferenceScore(-6.425911, 4233.877797728884, _SOURCE)
+    ),
+}
+
+# The behaviour's part of a file name: -v0 writes `medium-replay` as `mixed`.
+_LOCOMOTION_FILES_V0 = {
+    "random": "random",
+    "medium": "medium",
+    "medium-expert": "medium_expert",
+    "medium-replay": "mixed",
+}
+
+
+def _task(name: str, robot: _Robot, dataset_url: str | None) -> Task:
+    return Task(
+        name=name,
+        environment_id=robot.environment_id,
+        dimensions=robot.dimensions,
+        action_low=-1.0,
+        action_high=1.0,
+        horizon=robot.horizon,
+        reference_score=robot.reference_score,
+        dataset_url=dataset_url,
+    )
+
+
+def _locomotion_url(robot: str, behavior: str, version: int) -> str:
+    if version > 0:
+        return f"{_DATASETS}/gym_mujoco_v{version}/{robot}_{behavior.replace('-', '_')}-v{version}.hdf5"
+    if (robot, behavior) == ("walker2d", "medium-replay"):
+        robot = "walker"  # the one file of -v0 that D4RL names so
+    return f"{_DATASETS}/gym_mujoco/{robot}_{_LOCOMOTION_FILES_V0[behavior]}.hdf5"
+
+
+def _hand_url(robot: str, version: int) -> str:
+    if version > 0:
+        return f"{_DATASETS}/hand_dapg_v{version}/{robot}-human-v{version}.hdf5"
+    return f"{_DATASETS}/hand_dapg/{robot}-v0_demos_clipped.hdf5"
+
+
+def _all_tasks() -> dict[str, Task]:
+    tasks = [_task(robot.environment_id, robot, None) for robot in (*_LOCOMOTION.values(), *_HANDS.values())]
+    for name, robot in _LOCOMOTION.items():
+        for behavior in _LOCOMOTION_FILES_V0:
+            for version in (0, 1, 2):
+                url = _locomotion_url(name, behavior, version)
+                tasks.append(_task(f"{name}-{behavior}-v{version}", robot, url))
+    for name, robot in _HANDS.items():
+        for version in (0, 1):
+            tasks.append(_task(f"{name}-human-v{version}", robot, _hand_url(name, version)))
+    return {task.name: task for task in tasks}
+
+
+TASKS: dict[str, Task] = _all_tasks()
+
+# The tasks of the paper's Tables 1 and 2, in their order.
+D4RL_PAPER_TASKS: tuple[str, ...] = (
+    *(
+        f"{robot}-{behavior}-v0"
+        for behavior in ("random", "medium", "medium-expert", "medium-replay")
+        for robot in ("halfcheetah", "walker2d", "hopper")
+    ),
+    *(f"{robot}-human-v0" for robot in ("pen", "hammer", "door", "relocate")),
+)
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+      UserError: if there is none, naming the closest ones.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    folded = {known.lower(): known for known in TASKS}
+    close = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=3)]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(TASKS)}"
+    raise UserError(f"unknown task {name!r}: {hint}")

@@ -1,0 +1,293 @@
+"""Models of the behaviour policy pi_b(a|s): conditional variational auto-encoders, and a plain Gaussian.
+
+BRAC+'s is an ensemble of auto-encoders on the pre-tanh action:
+
+    encoder q(z|s,u) = N(z; ., diag .), decoder p(u|s,z) = sum_k w_k(s,z) N(u; ., diag .), prior p(z) = N(0, I).
+
+A regular VAE (beta = 1, a likelihood with its own scale): with a beta-VAE the bound of Eq. 7 would not hold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
+from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition, check_shapes
+from brac_plus_tf.models.distributions import (
+    Distribution,
+    diagonal_gaussian,
+    draw_gaussian,
+    gaussian_mixture,
+    split_gaussian,
+)
+from brac_plus_tf.models.networks import EnsembleMLP, repeat
+from brac_plus_tf.models.optimization import build_adam, gradient_step
+
+
+class BehaviorModel(Protocol):
+    """What a divergence may ask of a behaviour policy; actions are pre-tanh."""
+
+    def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """log pi_b(u|s) [B], nats; `samples` latents where it must be estimated."""
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """u ~ pi_b(.|s) [samples, B, A]; latents, where there are any, clipped to +-latent_clip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianBehavior:
+    """A Gaussian policy in the place of a behaviour model; distribution: observation [B, O] -> of u, event [A]."""
+
+    distribution: Callable[[tf.Tensor], Distribution]
+
+    def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """log pi_b(u|s) [B], exact."""
+        del samples, seed
+        return self.distribution(observation).log_prob(pre_tanh_action)
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """u ~ pi_b(.|s) [samples, B, A]."""
+        del latent_clip
+        return draw_gaussian(self.distribution(observation), fold(seed, Purpose.BEHAVIOR_LATENT), samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionalVAE:
+    """One trained or training member: callables on tensors, no weights of its own.
+
+    posterior(observation [B, O], pre_tanh_action [B, A]) -> q(z|s,u), batch [B], event [Z]
+    decoder(observation [B, O], latent [.., B, Z]) -> p(u|s,z), a mixture with batch [.., B], event [A]
+    """
+
+    posterior: Callable[[tf.Tensor, tf.Tensor], Distribution]
+    decoder: Callable[[tf.Tensor, tf.Tensor], Distribution]
+    latent_size: int
+
+    def prior(self) -> Distribution:
+        """p(z) = N(0, I), event [Z]."""
+        return diagonal_gaussian(tf.zeros([self.latent_size]), tf.ones([self.latent_size]))
+
+    def negative_elbo(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, seed: tf.Tensor) -> Metrics:
+        """Per-state pieces [B], nats, of -(E_q log p(u|s,z) - KL(q || p(z))) with one latent sample (Eq. 12).
+
+        Keys: negative_elbo, latent_kl, and active_units: the latents whose posterior mean varies over the batch
+        (variance above 0.01; Burda et al. 2016), a scalar.
+        """
+        check_shapes((observation, "BO"), (pre_tanh_action, "BA"))
+        posterior = self.posterior(observation, pre_tanh_action)
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
+        latent_kl = posterior.kl_divergence(self.prior())
+        log_likelihood = self.decoder(observation, latent).log_prob(pre_tanh_action)
+        spread = tf.math.reduce_variance(posterior.mean(), axis=0)
+        return {
+            "negative_elbo": latent_kl - log_likelihood,
+            "latent_kl": latent_kl,
+            "active_units": tf.reduce_sum(tf.cast(spread > 0.01, tf.float32)),
+        }
+
+    def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """Importance-sampled log pi_b(u|s) [B] in nats, u-space: log mean_n p(u|s,z_n) p(z_n) / q(z_n|s,u)."""
+        posterior = self.posterior(observation, pre_tanh_action)
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT), samples)
+        log_weight = self.prior().log_prob(latent) - posterior.log_prob(latent)
+        log_joint = self.decoder(observation, latent).log_prob(pre_tanh_action) + log_weight
+        return tf.reduce_logsumexp(log_joint, axis=0) - math.log(samples)
+
+    def prior_decoder(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> Distribution:
+        """p(u|s,z) for z drawn from the prior, each entry clipped to +-latent_clip: batch [samples, B], event [A]."""
+        shape = [samples, observation.shape[0] or tf.shape(observation)[0], self.latent_size]
+        latent = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
+        return self.decoder(observation, tf.clip_by_value(latent, -latent_clip, latent_clip))
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """The decoder's mean at clipped prior latents, as BEAR and BCQ take it: [samples, B, A]."""
+        return self.prior_decoder(observation, samples, latent_clip, seed).mean()
+
+    def sample(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
+        """u ~ pi_b(.|s), ancestral: [samples, B, A]."""
+        decoder = self.prior_decoder(observation, samples, math.inf, seed)
+        return decoder.sample(seed=fold(seed, Purpose.POLICY_SAMPLES))
+
+
+Network = Callable[[tf.Tensor], tf.Tensor]
+Selection = Callable[["VAEEnsembleNetwork", tf.Tensor], list[ConditionalVAE]]
+
+
+@gin.register
+def draw_one_member(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
+    """One member drawn per gradient step ("randomly select one model", App. F)."""
+    seed = fold(seed, Purpose.BEHAVIOR_MEMBER)
+    return [ensemble.fixed_member(tf.random.stateless_uniform([], seed, 0, ensemble.members, tf.int32, alg="philox"))]
+
+
+@gin.register
+def all_members(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
+    """Every member, their divergences averaged: E times dearer (the authors' later code)."""
+    del seed
+    return [ensemble.fixed_member(index) for index in range(ensemble.members)]
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class VAEEnsemble(HyperParameters):
+    """Shape of the behaviour policy (App. F: 3 models, "3-layer", hidden 512).
+
+    latent_size: None stands for 2 A. mixture_components: K Gaussians in the decoder; the experiments use 1.
+    action_margin: logged actions are clipped to +-(1 - margin) before atanh.
+    select: which members one gradient step of the policy sees.
+    compute_dtype: "float32" or "bfloat16", of the networks' products where a policy is measured against them; they are
+    trained in float32.
+    """
+
+    members: int = 3
+    hidden_sizes: tuple[int, ...] = (512, 512)
+    latent_size: int | None = None
+    mixture_components: int = 1
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
+    action_margin: float = 1e-3
+    select: Selection = draw_one_member
+    compute_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise UserError(f"VAEEnsemble.compute_dtype is {self.compute_dtype!r}: it must be 'float32' or 'bfloat16'")
+
+    def build(self, dimensions: Dimensions, seed: int) -> "VAEEnsembleNetwork":
+        return VAEEnsembleNetwork(self, dimensions, seed)
+
+
+class VAEEnsembleNetwork(tf.keras.layers.Layer):
+    """Weights of E conditional VAEs; `member` and `select` give them as `ConditionalVAE` functions."""
+
+    def __init__(self, shape: VAEEnsemble, dimensions: Dimensions, seed: int) -> None:
+        super().__init__(name="behavior")
+        self._shape, self._action_size = shape, dimensions.action
+        self._latent_size = shape.latent_size or 2 * dimensions.action
+        outputs = shape.mixture_components * (1 + 2 * dimensions.action)
+        self.encoder = EnsembleMLP(
+            shape.members,
+            dimensions.observation + dimensions.action,
+            shape.hidden_sizes,
+            2 * self._latent_size,
+            seed,
+            "encoder",
+        )
+        self.decoder = EnsembleMLP(
+            shape.members, dimensions.observation + self._latent_size, shape.hidden_sizes, outputs, seed, "decoder"
+        )
+        self.built = True
+
+    @property
+    def members(self) -> int:
+        return self._shape.members
+
+    def fixed_member(self, index: int | tf.Tensor) -> ConditionalVAE:
+        """The same as `member`, for measuring a policy: computed in `VAEEnsemble.compute_dtype`."""
+        return self.member(index, self._shape.compute_dtype)
+
+    def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> ConditionalVAE:
+        """Member `index`, an integer or a scalar tensor drawn inside the graph."""
+        return self._model(*(network.member(index, compute_dtype) for network in (self.encoder, self.decoder)))
+
+    def every_member(self) -> list[ConditionalVAE]:
+        """All members, for learning them; see `EnsembleMLP.every_member`."""
+        pairs = zip(self.encoder.every_member(), self.decoder.every_member(), strict=True)
+        return [self._model(encode, decode) for encode, decode in pairs]
+
+    def _model(self, encode: Network, decode: Network) -> ConditionalVAE:
+        components, log_std_range = self._shape.mixture_components, self._shape.log_std_range
+
+        def posterior(observation: tf.Tensor, pre_tanh_action: tf.Tensor) -> Distribution:
+            parameters = encode(tf.concat([observation, pre_tanh_action], axis=-1))
+            return diagonal_gaussian(*split_gaussian(parameters, log_std_range))
+
+        def decoder(observation: tf.Tensor, latent: tf.Tensor) -> Distribution:
+            observation = tf.broadcast_to(
+                observation, tf.concat([tf.shape(latent)[:-1], tf.shape(observation)[-1:]], axis=0)
+            )
+            parameters = decode(tf.concat([observation, latent], axis=-1))
+            logits, parameters = parameters[..., :components], parameters[..., components:]
+            shape = tf.concat([tf.shape(parameters)[:-1], [components, 2 * self._action_size]], axis=0)
+            return gaussian_mixture(logits, *split_gaussian(tf.reshape(parameters, shape), log_std_range))
+
+        return ConditionalVAE(posterior, decoder, self._latent_size)
+
+    def select(self, seed: tf.Tensor) -> list[ConditionalVAE]:
+        """The members that one gradient step sees."""
+        return self._shape.select(self, seed)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class ActionAutoEncoder(HyperParameters):
+    """BCQ's and BEAR's conditional auto-encoder of actions: mean squared error, half the latent KL.
+
+    Not a density model: its loss is no likelihood bound, so no KL can be measured from it. latent_size: None stands
+    for 2 A.
+    """
+
+    hidden_sizes: tuple[int, ...] = (750, 750)
+    latent_size: int | None = None
+    learning_rate: float = 1e-3
+    log_std_range: tuple[float, float] = (-4.0, 15.0)
+
+    def build(self, dimensions: Dimensions, seed: int) -> "ActionAutoEncoderNetwork":
+        return ActionAutoEncoderNetwork(self, dimensions, seed)
+
+
+class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
+    """Encoder (s, a) -> q(z|s,a), decoder (s, z) -> tanh of a pre-tanh action, and the optimiser they learn by."""
+
+    def __init__(self, shape: ActionAutoEncoder, dimensions: Dimensions, seed: int) -> None:
+        super().__init__(name="behavior")
+        self._shape, latent = shape, shape.latent_size or 2 * dimensions.action
+        observation, action = dimensions
+        self.encoder = EnsembleMLP(1, observation + action, shape.hidden_sizes, 2 * latent, seed, "encoder")
+        self.decoder = EnsembleMLP(1, observation + latent, shape.hidden_sizes, action, seed, "decoder")
+        self._latent_size = latent
+        self.built = True
+        self._optimizer = build_adam(shape.learning_rate, self.trainable_variables)
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return {"behavior": self.variables, "behavior_optimizer": self._optimizer.variables}
+
+    def fit(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+        """One step on the mean of `loss`."""
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return tf.reduce_mean(self.loss(batch.observation, batch.action, seed)), {}
+
+        return {"behavior_loss": gradient_step(loss, self.trainable_variables, self._optimizer)[0]}
+
+    def posterior(self, observation: tf.Tensor, action: tf.Tensor) -> Distribution:
+        """q(z|s,a), batch [B], event [Z]; log standard deviations are cut off at log_std_range."""
+        mean, log_std = tf.split(self.encoder.member(0)(tf.concat([observation, action], axis=-1)), 2, axis=-1)
+        return diagonal_gaussian(mean, tf.exp(tf.clip_by_value(log_std, *self._shape.log_std_range)))
+
+    def loss(self, observation: tf.Tensor, action: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """mean_i (a_i - a~_i)^2 + 1/2 mean_k KL(q(z_k|s,a) || N(0, 1)), per state [B]: means over A and Z entries."""
+        check_shapes((observation, "BO"), (action, "BA"))
+        posterior = self.posterior(observation, action)
+        latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
+        error = tf.reduce_mean(tf.square(action - tf.tanh(self.decode(observation, latent))), axis=-1)
+        prior = diagonal_gaussian(tf.zeros([self._latent_size]), tf.ones([self._latent_size]))
+        return error + 0.5 * posterior.kl_divergence(prior) / self._latent_size
+
+    def decode(self, observation: tf.Tensor, latent: tf.Tensor) -> tf.Tensor:
+        """Pre-tanh actions [.., A] of latents [.., Z]."""
+        return self.decoder.member(0)(tf.concat([observation, latent], axis=-1))
+
+    def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
+        """Pre-tanh actions [samples, B, A] of prior latents clipped to +-latent_clip."""
+        shape = tf.concat([[samples], tf.shape(observation)[:-1], [self._latent_size]], axis=0)
+        noise = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
+        latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
+        return self.decode(repeat(observation, samples), tf.ensure_shape(latent, [None, None, self._latent_size]))

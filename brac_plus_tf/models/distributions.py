@@ -1,0 +1,82 @@
+"""The tanh-Gaussian policy's densities and the Kullback-Leibler divergences the bound is made of.
+
+A policy is handled through the distribution of its pre-tanh action u, a diagonal Gaussian; a = tanh(u).
+"""
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from brac_plus_tf.core.randomness import standard_normal
+
+tfd: Any = tfp.distributions
+tfb: Any = tfp.bijectors
+Distribution = Any  # a TFP distribution; TFP carries no types
+
+
+def diagonal_gaussian(mean: tf.Tensor, standard_deviation: tf.Tensor) -> Distribution:
+    """N(mean, diag standard_deviation^2) with the last axis as its event."""
+    return tfd.Independent(tfd.Normal(mean, standard_deviation), reinterpreted_batch_ndims=1)
+
+
+def draw_gaussian(gaussian: Distribution, seed: tf.Tensor, samples: int | None = None) -> tf.Tensor:
+    """Reparameterised draws mean + deviation * noise of a `diagonal_gaussian`; the same eagerly and under XLA.
+
+    Returns:
+      [.., A], or [samples, .., A] if `samples` is given.
+    """
+    mean = gaussian.mean()
+    shape = tf.shape(mean) if samples is None else tf.concat([[samples], tf.shape(mean)], axis=0)
+    return mean + gaussian.stddev() * tf.cast(standard_normal(shape, seed), mean.dtype)
+
+
+def gaussian_mixture(logits: tf.Tensor, mean: tf.Tensor, standard_deviation: tf.Tensor) -> Distribution:
+    """sum_k softmax(logits)_k N(mean_k, diag standard_deviation_k^2).
+
+    Args:
+      logits: [.., K]. mean, standard_deviation: [.., K, A].
+    """
+    return tfd.MixtureSameFamily(tfd.Categorical(logits=logits), diagonal_gaussian(mean, standard_deviation))
+
+
+def split_gaussian(parameters: tf.Tensor, log_std_range: tuple[float, float]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Splits [.., 2 A] network outputs into mean and standard deviation, each [.., A].
+
+    log std = low + (high - low) (tanh(x) + 1) / 2: smooth, so that a saturated scale still has a gradient back.
+    """
+    mean, raw = tf.split(parameters, 2, axis=-1)
+    low, high = log_std_range
+    return mean, tf.exp(low + 0.5 * (high - low) * (tf.tanh(raw) + 1.0))
+
+
+def inverse_tanh(action: tf.Tensor, margin: float) -> tf.Tensor:
+    """u = atanh(a) with a first clipped to +-(1 - margin), since logged actions reach +-1 where u is infinite."""
+    return tf.atanh(tf.clip_by_value(action, margin - 1.0, 1.0 - margin))
+
+
+def tanh_log_prob(distribution: Distribution, pre_tanh_action: tf.Tensor) -> tf.Tensor:
+    """log pi(a|s) in nats of a = tanh(u), given u [.., A]: log p(u) - sum_i log(1 - tanh(u_i)^2).
+
+    The Jacobian is evaluated at u in its stable form, 2 (log 2 - u - softplus(-2u)); it never sees a = +-1.
+    """
+    jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
+    return distribution.log_prob(pre_tanh_action) - jacobian
+
+
+def gaussian_to_mixture_kl_bound(gaussian: Distribution, mixture: Distribution) -> tf.Tensor:
+    """Closed-form upper bound on KL(f || sum_k w_k g_k) in nats, f and g_k diagonal Gaussians.
+
+        KL(f || g) <= -log sum_k w_k exp(-KL(f || g_k));  equality for K = 1.
+
+    Args:
+      gaussian: batch [B], event [A]. mixture: `gaussian_mixture` with batch [.., B].
+    Returns:
+      [.., B].
+    Reference: Hershey and Olsen (2007), variational approximation, for a single-component f.
+    """
+    normal = gaussian.distribution
+    broadcast = diagonal_gaussian(normal.loc[..., None, :], normal.scale[..., None, :])
+    component_kl = broadcast.kl_divergence(mixture.components_distribution)
+    log_weights = tf.nn.log_softmax(mixture.mixture_distribution.logits)
+    return -tf.reduce_logsumexp(log_weights - component_kl, axis=-1)

@@ -1,0 +1,161 @@
+"""Keras networks: they map tensors to parameters or values; distributions are built around them elsewhere."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import gin
+import tensorflow as tf
+
+from brac_plus_tf.core.randomness import initializer_seed
+from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.models.distributions import Distribution, diagonal_gaussian, split_gaussian
+
+
+class EnsembleMLP(tf.keras.layers.Layer):
+    """E independent ReLU networks of equal shape, their weights stacked as [E, in, out].
+
+    Stacking lets a member be drawn inside a compiled step with one gather. The members run one after another:
+    XLA's batched matrix product on CPU loses half its speed in the backward pass.
+    """
+
+    def __init__(
+        self, members: int, input_size: int, hidden_sizes: tuple[int, ...], output_size: int, seed: int, name: str
+    ) -> None:
+        super().__init__(name=name)
+        self.members = members
+        self._kernels, self._biases = [], []
+        sizes = (input_size, *hidden_sizes, output_size)
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            glorot = [
+                tf.keras.initializers.GlorotUniform(seed=initializer_seed(seed, f"{name}/{member}/{layer}"))
+                for member in range(members)
+            ]
+            self._kernels.append(
+                self.add_weight(
+                    name=f"kernel_{layer}",
+                    shape=(members, fan_in, fan_out),
+                    initializer=lambda shape, dtype, glorot=glorot: tf.stack([g(shape[1:], dtype) for g in glorot]),
+                )
+            )
+            self._biases.append(self.add_weight(name=f"bias_{layer}", shape=(members, fan_out), initializer="zeros"))
+        self.built = True
+
+    def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> Callable[[tf.Tensor], tf.Tensor]:
+        """One member as a function [.., in] -> [.., out]; `index` may be a tensor drawn inside the graph.
+
+        compute_dtype: of the layers between the float32 inputs and outputs.
+        """
+
+        def take(weight: tf.Tensor) -> tf.Tensor:
+            return tf.cast(weight[index] if isinstance(index, int) else tf.gather(weight, index), compute_dtype)
+
+        return _forward([take(kernel) for kernel in self._kernels], [take(bias) for bias in self._biases])
+
+    def every_member(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+        """All members as functions, for learning them: the gradient of unstacking is one stack, where that of each
+        member's slice is as large as all of them together.
+        """
+        kernels, biases = (zip(*map(tf.unstack, weights), strict=True) for weights in (self._kernels, self._biases))
+        return [_forward(list(kernel), list(bias)) for kernel, bias in zip(kernels, biases, strict=True)]
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """All members on the same inputs: [B, in] -> [E, B, out]."""
+        return tf.stack([member(inputs) for member in self.every_member()])
+
+
+def _forward(kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """[.., in] -> [.., out] through ReLU layers, computed in the weights' type between float32 inputs and outputs."""
+
+    def forward(inputs: tf.Tensor) -> tf.Tensor:
+        leading = tf.shape(inputs)[:-1]
+        hidden = tf.cast(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernels[0].dtype)
+        for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
+            hidden = tf.nn.relu(tf.matmul(hidden, kernel) + bias)
+        outputs = tf.cast(tf.matmul(hidden, kernels[-1]) + biases[-1], tf.float32)
+        if inputs.shape.rank == 2:
+            return outputs
+        return tf.reshape(outputs, tf.concat([leading, [outputs.shape[-1]]], axis=0))
+
+    return forward
+
+
+def repeat(tensor: tf.Tensor, samples: int) -> tf.Tensor:
+    """[B, ..] -> [samples, B, ..]."""
+    return tf.broadcast_to(tensor, tf.concat([[samples], tf.shape(tensor)], axis=0))
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Actor(HyperParameters):
+    """Shape of the tanh-Gaussian policy (App. F: "3-layer", hidden 512, read as two hidden layers).
+
+    log_std_range bounds the logarithm of the pre-tanh standard deviation.
+    """
+
+    hidden_sizes: tuple[int, ...] = (512, 512)
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
+
+    def build(self, dimensions: Dimensions, seed: int, name: str = "actor") -> "ActorNetwork":
+        return ActorNetwork(self, dimensions, seed, name)
+
+
+class ActorNetwork(EnsembleMLP):
+    """pi(.|s): observation [B, O] -> mean and standard deviation of the pre-tanh action, each [B, A]."""
+
+    def __init__(self, shape: Actor, dimensions: Dimensions, seed: int, name: str) -> None:
+        super().__init__(1, dimensions.observation, shape.hidden_sizes, 2 * dimensions.action, seed, name)
+        self._log_std_range = shape.log_std_range
+
+    def call(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return split_gaussian(self.member(0)(observation), self._log_std_range)
+
+    def distribution(self, observation: tf.Tensor) -> Distribution:
+        """The pre-tanh action's distribution, batch [B], event [A]."""
+        return diagonal_gaussian(*self(observation))
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Critic(HyperParameters):
+    """Shape and learning of the K Q networks (Table 4).
+
+    learning_rate: Adam's. gamma: discount. tau: share of the critic that its target takes over per step.
+    target_samples: next actions drawn per state for the target; the best of them counts.
+    minimum_weight: a target's value is this share of min_j Q'_j and the rest of max_j Q'_j (BEAR and BCQ: 0.75).
+    """
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    members: int = 2
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 1e-3
+    target_samples: int = 1
+    minimum_weight: float = 1.0
+
+    def build(self, dimensions: Dimensions, seed: int, name: str = "critic") -> "CriticNetwork":
+        return CriticNetwork(self, dimensions, seed, name)
+
+
+class CriticNetwork(EnsembleMLP):
+    """Q_j(s, a): observation [.., O] and action [.., A] in [-1, 1] -> [K, ..] in units of the rescaled reward."""
+
+    def __init__(self, shape: Critic, dimensions: Dimensions, seed: int, name: str) -> None:
+        size = dimensions.observation + dimensions.action
+        super().__init__(shape.members, size, shape.hidden_sizes, 1, seed, name)
+        self._minimum_weight = shape.minimum_weight
+
+    def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
+        inputs = tf.concat([observation, action], axis=-1)
+        return tf.squeeze(super().call(inputs), axis=-1)
+
+    def minimum(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        """min_j Q_j(s, a), the clipped double Q of Eq. 14."""
+        return tf.reduce_min(self(observation, action), axis=0)
+
+    def pessimistic(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        """minimum_weight min_j Q_j(s, a) + (1 - minimum_weight) max_j Q_j(s, a)."""
+        values, weight = self(observation, action), self._minimum_weight
+        smallest = tf.reduce_min(values, axis=0)
+        return smallest if weight == 1.0 else weight * smallest + (1.0 - weight) * tf.reduce_max(values, axis=0)

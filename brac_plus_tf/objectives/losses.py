@@ -1,0 +1,41 @@
+"""Losses of critic and policy, per state -> [B]: pure functions of tensors."""
+
+import tensorflow as tf
+
+from brac_plus_tf.core.types import check_shapes
+
+
+def td_target(reward: tf.Tensor, discount: tf.Tensor, next_value: tf.Tensor, gamma: float) -> tf.Tensor:
+    """y = r + gamma (1 - d) V(s') [B], no gradient through it; `discount` is 1 - d (Eq. 2)."""
+    check_shapes((reward, "B"), (discount, "B"), (next_value, "B"))
+    return tf.stop_gradient(reward + gamma * discount * next_value)
+
+
+def squared_td_error(q_values: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """sum_j (Q_j(s,a) - y)^2, per state: q_values [K, B], target [B] -> [B] (first term of Eq. 10)."""
+    check_shapes((q_values, "KB"), (target, "B"))
+    return tf.reduce_sum(tf.square(q_values - target), axis=0)
+
+
+def constrained_policy_loss(value: tf.Tensor, multiplier: tf.Tensor, divergence: tf.Tensor) -> tf.Tensor:
+    """-Q(s,a) + stopgrad(alpha(s)) D(s), per state [B] (the negative of Eq. 8)."""
+    check_shapes((value, "B"), (multiplier, "B"), (divergence, "B"))
+    return -value + tf.stop_gradient(multiplier) * divergence
+
+
+def soft_policy_loss(value: tf.Tensor, log_prob: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+    """temperature log pi(a|s) - Q(s,a), per state [B] (SAC; its expectation is KL to the Boltzmann policy)."""
+    check_shapes((value, "B"), (log_prob, "B"))
+    return tf.stop_gradient(temperature) * log_prob - value
+
+
+def regularized_policy_loss(
+    value: tf.Tensor,
+    multiplier: tf.Tensor,
+    divergence: tf.Tensor,
+    entropy_multiplier: tf.Tensor,
+    log_prob: tf.Tensor,
+) -> tf.Tensor:
+    """-Q(s,a) + alpha D(s) + beta log pi(a|s), per state [B] (BRAC); alpha and beta are scalars without gradient."""
+    check_shapes((value, "B"), (divergence, "B"), (log_prob, "B"))
+    return tf.stop_gradient(multiplier) * divergence + tf.stop_gradient(entropy_multiplier) * log_prob - value

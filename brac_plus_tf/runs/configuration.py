@@ -1,0 +1,96 @@
+"""Reading gin: files, bindings from the command line, and the check that every such binding counts."""
+
+import hashlib
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import gin
+from absl import logging
+
+import brac_plus_tf.agents
+import brac_plus_tf.data.dataset
+import brac_plus_tf.environments.environment
+import brac_plus_tf.runs.trainer
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import PACKAGE
+from brac_plus_tf.runs.run_record import settings
+
+R = TypeVar("R")
+
+for _module in pkgutil.iter_modules(brac_plus_tf.agents.__path__):  # each algorithm registers itself with gin
+    importlib.import_module(f"brac_plus_tf.agents.{_module.name}")
+
+GIN_CONFIGS = PACKAGE.parent / "gin_configs"
+
+
+def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads gin files in order, then `bindings`, which win. Includes are relative to gin_configs/.
+
+    Raises:
+      UserError: for a missing file, a syntax error, or a name that nothing has.
+    """
+    gin.clear_config()
+    # gin itself looks in the working directory first, where `include 'base.gin'` may find another file of that name
+    gin.config._LOCATION_PREFIXES[:] = [str(GIN_CONFIGS), ""]
+    files = [str(Path(file).absolute()) if Path(file).exists() else file for file in files]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # gin reports each place where an include is not, before it finds it
+    try:
+        gin.parse_config_files_and_bindings(list(files), list(bindings), skip_unknown=False)
+    except (OSError, ValueError, SyntaxError, AttributeError, TypeError, RuntimeError, ImportError) as error:
+        raise UserError(f"gin: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def build(settings: Callable[[], R], files: Sequence[str], bindings: Sequence[str]) -> R:
+    """What gin files and bindings make of `settings`, a class such as `Experiment`.
+
+    Raises:
+      UserError: for whatever is wrong with them.
+    """
+    parse(files, bindings)
+    try:
+        return settings()
+    except RuntimeError as error:  # gin's, for what must be bound and is not
+        raise UserError(f"{error}; give it by its flag or bind it") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"gin: {error}") from error
+
+
+def fingerprint() -> str:
+    """SHA-256 of what was parsed: equal for equal settings, whatever the dataset's path."""
+    return hashlib.sha256("\n".join(settings(gin.config_str())).encode()).hexdigest()
+
+
+def check_effective(bindings: Sequence[str], operative_config: str) -> None:
+    """Checks that each command-line binding reached something that was built.
+
+    A binding without scope also counts where it reached an object of some scope (`Fit.x` -> `behavior/Fit.x`).
+
+    Raises:
+      UserError: naming a binding of an object that the configuration does not use.
+    """
+    used, bound = _keys(operative_config), _keys(gin.config_str())
+    reached = used | {key.rpartition("/")[2] for key in used - bound}
+    for binding in bindings:
+        for statement in binding.splitlines():
+            key = _key(statement)
+            if key and "." in key and key not in reached:
+                raise UserError(f"gin binding '{statement.strip()}' has no effect: this configuration does not use it")
+
+
+def _keys(config: str) -> set[str]:
+    return {_key(line) for line in config.splitlines() if "=" in line and not line.startswith("#")}
+
+
+def _key(statement: str) -> str:
+    """`scope/module.Name.parameter = value` -> `scope/Name.parameter`; empty for anything else."""
+    match = re.match(r"\s*((?:[\w./]+/)?)([\w.]+)\s*=", statement)
+    if not match:
+        return ""
+    return match[1] + ".".join(match[2].split(".")[-2:])

@@ -1,0 +1,180 @@
+"""One experiment: a dataset, an agent, an environment; from the first gradient step to the exported policy."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gin
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from brac_plus_tf.agents.base import Agent
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_json
+from brac_plus_tf.core.randomness import initializer_seed
+from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.dataset import OfflineDataset, dataset_task, load_dataset
+from brac_plus_tf.data.sources import source_label
+from brac_plus_tf.environments.environment import Environment, make_environment
+from brac_plus_tf.environments.tasks import Task
+from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.runs import configuration, trainer
+from brac_plus_tf.runs.run_record import RunRecord, host_facts, read_metrics
+from brac_plus_tf.runs.stage_cache import StageCache
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings(HyperParameters):
+    """What every run has, on recorded data or online.
+
+    agent: (dimensions, seed) -> agent. agent_name: its directory's name; give variants names of their own.
+    make_environment: with its settings bound.
+    evaluation_episodes, final_episodes: per evaluation during training, and of the last policy.
+    action: which of the agent's ways to act is evaluated.
+    """
+
+    agent: Callable[[Dimensions, int], Agent] = gin.REQUIRED
+    agent_name: str = gin.REQUIRED
+    make_environment: Callable[[Task], Environment] = make_environment
+    evaluation_episodes: int = 10
+    final_episodes: int = 100
+    action: str = "mean"
+    loop: trainer.Loop = trainer.Loop()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("evaluation_episodes", "final_episodes"):
+            if getattr(self, name) < 1:
+                setting = f"{type(self).__name__}.{name}"
+                raise UserError(f"{setting} is {getattr(self, name)}: at least 1, or environment = 'none'")
+
+    def build_agent(self, dimensions: Dimensions, seed: int) -> Agent:
+        """Raises UserError for what the agent refuses, before anything is written."""
+        try:
+            agent = self.agent(dimensions, seed)
+            agent.stages()
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.agent_name}: these settings do not fit it ({error})") from error
+        if self.action not in agent.policies():
+            setting = f"{type(self).__name__}.action"
+            raise UserError(f"{setting}: {self.action!r} is none of {', '.join(agent.policies())}")
+        return agent
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Experiment(RunSettings):
+    """What to train on what, and how to judge it; see `RunSettings`.
+
+    dataset: D4RL dataset name, HDF5 paths or `minari:ID`. environment: "auto" takes the dataset's own, "none" evaluates
+    nothing.
+    load_dataset: with its settings bound.
+    """
+
+    dataset: str | tuple[str, ...] = gin.REQUIRED
+    environment: str = "auto"
+    load_dataset: Callable[..., OfflineDataset] = load_dataset
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dataset:
+            raise UserError("Experiment.dataset is empty: name a D4RL dataset, HDF5 files or minari:ID")
+
+
+class LivePolicyEvaluation:
+    """Episodes of the policy being trained, in one task's environment; every evaluation has the same starts."""
+
+    def __init__(self, settings: RunSettings, task: Task, policy: DeployedPolicy, seed: int) -> None:
+        self._settings, self._task, self._act = settings, task, policy.act[settings.action]
+        self._seed = initializer_seed(seed, "evaluation")
+        self._evaluator = Evaluator(lambda: settings.make_environment(task), task.horizon)
+        self.backend: str = settings.make_environment(task).backend
+
+    def _episodes(self, count: int, progress: bool) -> Episodes:
+        def act(observation: np.ndarray, counter: int) -> np.ndarray:
+            return self._act(tf.constant(observation), tf.constant(counter)).numpy()
+
+        return self._evaluator.run(act, count, self._seed, progress)
+
+    def intermediate(self) -> dict[str, float]:
+        """Summary of the few episodes that training affords now and then."""
+        return self._episodes(self._settings.evaluation_episodes, progress=False).summary(self._task)
+
+    def final(self) -> dict[str, object]:
+        """evaluation.json's content for the last policy."""
+        episodes = self._episodes(self._settings.final_episodes, progress=True)
+        return report(episodes, self._task, self.backend, self._settings.action)
+
+
+def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
+    """Trains, evaluates and exports; returns the run directory `{root_dir}/{task}/{agent}/{seed}`.
+
+    Args:
+      bindings: gin bindings of the user's that must turn up in the operative configuration.
+    Raises:
+      UserError: for anything the user can put right.
+      Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
+    """
+    sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
+    task = evaluation_task(experiment.environment, sources)
+    dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
+    agent = experiment.build_agent(dataset.dimensions, seed)
+    policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
+    evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
+    operative_config = gin.operative_config_str()
+    configuration.check_effective(bindings, operative_config)
+
+    record = RunRecord(Path(root_dir) / task_label(sources) / experiment.agent_name / str(seed))
+    environment = {"task": task.name, "backend": evaluation.backend} if task and evaluation else None
+    facts = {
+        "agent": experiment.agent_name,
+        "seed": seed,
+        "environment": environment,
+        "dataset": dataset.facts(),
+        "configuration": configuration.fingerprint(),
+    }
+    record.begin(operative_config, {**facts, "host": host_facts()})
+    if evaluation is None:
+        logging.warning("no environment: the policy is trained and exported, but not evaluated")
+
+    cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, experiment.loop.compiled)
+    trainer.run(agent, dataset, record, cache, evaluation.intermediate if evaluation else None, seed, experiment.loop)
+    finish(record, evaluation, policy, facts)
+    return record.directory
+
+
+def finish(
+    record: RunRecord, evaluation: LivePolicyEvaluation | None, policy: DeployedPolicy, facts: dict[str, object]
+) -> None:
+    """Evaluates and exports the last policy of a trained run, as far as not done before."""
+    if evaluation and not (record.directory / "evaluation.json").exists():
+        results = {**evaluation.final(), "last_evaluations": last_evaluations(record.directory)}
+        write_json(record.directory / "evaluation.json", results)
+    if not (record.directory / "saved_model").exists():
+        policy.save(record.directory / "saved_model", facts)
+
+
+def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
+    """The task to evaluate in: as named, with "auto" the dataset's own, with "none" nothing."""
+    if environment == "none":
+        return None
+    return dataset_task(sources[0], None if environment == "auto" else environment)
+
+
+def task_label(sources: Sequence[str]) -> str:
+    """The directory name of a dataset: its sources' labels joined."""
+    return "+".join(map(source_label, sources))
+
+
+def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:
+    """Means of the last `count` evaluations during training; single evaluations swing by several points."""
+    rows: dict[str, list[float]] = {}
+    for row in read_metrics(directory):
+        if row.metric.startswith("evaluation/"):
+            rows.setdefault(row.metric.removeprefix("evaluation/"), []).append(row.value)
+    return {"count": min(count, *(len(values) for values in rows.values())) if rows else 0} | {
+        key: float(np.mean(values[-count:])) for key, values in rows.items()
+    }

@@ -1,0 +1,237 @@
+"""Learning in a simulator: the agent plays, keeps all it saw, and learns from that; then its record is a dataset.
+
+Each epoch of an agent's only stage begins with as many environment steps as it has gradient steps, taken by the policy
+of that moment. All else is the training loop's: calls, metrics, evaluation, checkpoints, resuming.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gin
+import matplotlib.figure
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf.agents.base import Agent, Policy, Stage, TransitionSource, no_preparation
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_figure
+from brac_plus_tf.core.randomness import Purpose, fold, initializer_seed, uniform
+from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
+from brac_plus_tf.data.replay_buffer import ReplayBuffer
+from brac_plus_tf.data.scaling import task_scaling
+from brac_plus_tf.data.steps import cut_off, empty_steps, episode_returns
+from brac_plus_tf.environments.environment import Environment
+from brac_plus_tf.environments.tasks import Task, find_task
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.runs import configuration, trainer
+from brac_plus_tf.runs.experiment import LivePolicyEvaluation, RunSettings, finish
+from brac_plus_tf.runs.run_record import RunRecord, host_facts, read_metrics
+
+_EVALUATION = "evaluation/return_mean"
+_SUCCESSES = 2  # evaluations in a row that must reach the target, as in Google's code
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class OnlineExperiment(RunSettings):
+    """What learns where, and for how long; see `RunSettings`.
+
+    environment: the task. total_steps: environment steps, with one gradient step for each; the agent's own number of
+    epochs does not count. random_steps: how many of them are uniform actions, at the start. exploration: the agent's
+    way to act while it learns. eval_target: return whose first two evaluations in a row, if it is given, make it
+    save the policy and the data of that moment.
+    """
+
+    environment: str = gin.REQUIRED
+    total_steps: int = 300_000
+    random_steps: int = 1000
+    exploration: str = "sample"
+    eval_target: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.total_steps < 1:
+            raise UserError(f"OnlineExperiment.total_steps is {self.total_steps}: it must be at least 1")
+
+
+class Explorer:
+    """Plays one environment on and on, and puts each step into the replay buffer.
+
+    Episode number i starts from a seed derived from (seed, i). A restored buffer tells where it stood: its unfinished
+    episode is played again.
+    """
+
+    def __init__(
+        self, environment: Environment, task: Task, policy: Policy, buffer: ReplayBuffer, random_steps: int, seed: int
+    ) -> None:
+        self._environment, self._task, self._buffer, self._policy = environment, task, buffer, policy
+        self._scaling, self._random_steps, self._seed = task_scaling(task), random_steps, seed
+        self._observation: np.ndarray | None = None  # None: before the first step of this process
+        self._episode = 0
+
+    def play(self, steps: int, seed: tf.Tensor) -> None:
+        """Takes `steps` environment steps.
+
+        Raises:
+          UserError: if the simulator does not repeat a recorded episode, or leaves the finite numbers.
+        """
+        observation = self._continue() if self._observation is None else self._observation
+        before, played = len(self._buffer), empty_steps(self._task.dimensions, steps)
+        random = uniform(played.actions.shape, fold(seed, Purpose.UNIFORM_ACTION), -1.0, 1.0).numpy()
+        for index in range(steps):
+            if before + index < self._random_steps:
+                action = random[index]
+            else:
+                action = self._act(tf.constant(observation, tf.float32), seed, tf.constant(index)).numpy()
+            action = self._scaling.to_environment_action(action)
+            following, reward, terminated, truncated, _ = self._environment.step(action)
+            row = (observation, action, reward, terminated, truncated, following)
+            for column, value in zip(played, row, strict=True):
+                column[index] = value
+            observation = np.asarray(following)
+            if terminated or truncated:
+                self._episode += 1
+                observation = self._reset()
+        if not all(np.isfinite(column).all() for column in played):
+            raise UserError(f"{self._task.name}: the environment returned values that are not finite; training stopped")
+        self._buffer.append(played)
+        self._observation = observation
+
+    @functools.cached_property
+    def _act(self) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+        """(observation [O], seed [2] of the round, index in it) -> action [A] in [-1, 1], compiled."""
+
+        @tf.function(jit_compile=True, autograph=False)
+        def act(observation: tf.Tensor, seed: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+            return self._policy.act(observation[None], fold(seed, Purpose.EXPLORATION, index))[0]
+
+        return act
+
+    def _continue(self) -> np.ndarray:
+        """The observation at which the buffer's last episode stands."""
+        steps = self._buffer.steps()
+        ends = np.flatnonzero(steps.terminals | steps.timeouts)
+        self._episode = len(ends)
+        observation = self._reset()
+        for row in range(ends[-1] + 1 if len(ends) else 0, len(self._buffer)):
+            observation = np.asarray(self._environment.step(steps.actions[row])[0])
+            if not np.array_equal(observation.astype(np.float32), steps.next_observations[row]):
+                raise UserError(
+                    f"{self._task.name}: the simulator does not repeat step {row}; resume where the run was started"
+                )
+        return observation
+
+    def _reset(self) -> np.ndarray:
+        seed = initializer_seed(self._seed, f"exploration {self._episode}")
+        return np.asarray(self._environment.reset(seed=seed)[0])
+
+
+class OnlineAgent:
+    """An agent whose only stage begins each epoch by playing; its replay buffer is part of its state."""
+
+    def __init__(self, agent: Agent, explorer: Explorer, buffer: ReplayBuffer, total_steps: int) -> None:
+        self._agent, self._explorer, self._buffer, self._total_steps = agent, explorer, buffer, total_steps
+        stages = agent.stages()
+        if len(stages) != 1 or stages[0].prepare is not no_preparation:
+            names = ", ".join(stage.name for stage in stages)
+            raise UserError(f"this agent prepares itself on recorded data ({names}): it cannot learn online; use SAC")
+        self._stage = stages[0]
+
+    def stages(self) -> Sequence[Stage]:
+        """Its stage, played for as many steps as there are."""
+        return [dataclasses.replace(self._stage, steps=self._total_steps, prepare=self._play)]
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """The agent's variables and the replay buffer's."""
+        return self._agent.components() | {"replay": self._buffer.variables}
+
+    def policies(self) -> dict[str, Policy]:
+        """The agent's own."""
+        return self._agent.policies()
+
+    def _play(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
+        del dataset
+        self._explorer.play(min(self._stage.epoch_steps, self._total_steps - step), seed)
+        return []
+
+
+def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
+    """Plays, trains, evaluates, exports, and writes the data; returns `{root_dir}/{task}/{agent}/{seed}`.
+
+    Raises:
+      UserError: for anything the user can put right.
+      Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
+    """
+    task = find_task(experiment.environment)
+    inner = experiment.build_agent(task.dimensions, seed)
+    ways = inner.policies()
+    if experiment.exploration not in ways:
+        raise UserError(f"OnlineExperiment.exploration: {experiment.exploration!r} is none of {', '.join(ways)}")
+    buffer = ReplayBuffer(task.dimensions, task_scaling(task), experiment.total_steps)
+    explored = experiment.make_environment(task)
+    explorer = Explorer(explored, task, ways[experiment.exploration], buffer, experiment.random_steps, seed)
+    agent = OnlineAgent(inner, explorer, buffer, experiment.total_steps)
+    policy = DeployedPolicy(inner, task.dimensions, task_scaling(task))
+    evaluation = LivePolicyEvaluation(experiment, task, policy, seed)
+    operative_config = gin.operative_config_str()
+    configuration.check_effective(bindings, operative_config)
+
+    record = RunRecord(Path(root_dir) / task.name / experiment.agent_name / str(seed))
+    facts = {
+        "agent": experiment.agent_name,
+        "seed": seed,
+        "environment": {"task": task.name, "backend": evaluation.backend},
+        "dataset": None,
+        "configuration": configuration.fingerprint(),
+    }
+    record.begin(operative_config, {**facts, "host": host_facts()})
+
+    def write_replay(name: str, evaluated: float) -> None:
+        steps = cut_off(buffer.steps(), len(buffer))
+        attributes = {
+            **task_facts(task, episode_returns(steps)),
+            "behavior": f"{experiment.agent_name}, all its steps from the first on",
+            "seed": seed,
+            "last_evaluation": evaluated,
+        }
+        write_hdf5(record.directory / name, task.dimensions, len(buffer), [steps], lambda: attributes, compress=True)
+
+    def evaluate() -> dict[str, float]:
+        summary = evaluation.intermediate()
+        recent = [*evaluations(record.directory)[1 - _SUCCESSES :], summary["return_mean"]]
+        partial, target = record.directory / "saved_model_partial", experiment.eval_target
+        reached = target is not None and len(recent) == _SUCCESSES and min(recent) >= target
+        if reached and not partial.exists():
+            write_replay("replay_partial.hdf5", summary["return_mean"])
+            policy.save(partial, facts)  # last: its presence says that both are there
+        return summary
+
+    trainer.run(agent, buffer, record, None, evaluate, seed, experiment.loop)
+    if not (record.directory / "replay.hdf5").exists():
+        write_replay("replay.hdf5", evaluations(record.directory)[-1])
+    write_figure(record.directory / "curve.png", draw_curve(record.directory, task.name))
+    finish(record, evaluation, policy, facts)
+    return record.directory
+
+
+def draw_curve(directory: Path, title: str) -> matplotlib.figure.Figure:
+    """The evaluations' mean returns over environment steps, with their standard deviation as a band."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in read_metrics(directory):
+        curves.setdefault(row.metric, []).append((row.step, row.value))
+    steps, means = (np.array(column) for column in zip(*curves[_EVALUATION], strict=True))
+    deviations = np.array([value for _, value in curves["evaluation/return_std"]])
+    figure = matplotlib.figure.Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, means)
+    axes.fill_between(steps, means - deviations, means + deviations, alpha=0.2)
+    axes.set(title=title, xlabel="environment steps", ylabel="return")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def evaluations(directory: Path) -> list[float]:
+    """Mean returns of a run's evaluations so far, in order."""
+    return [row.value for row in read_metrics(directory) if row.metric == _EVALUATION]
