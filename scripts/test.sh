@@ -16,5 +16,5 @@ if [ ! .venv-test/installed -nt setup.py ]; then
 fi
 .venv-test/bin/python -m pip check
 .venv-test/bin/ruff check .
-.venv-test/bin/mypy brac_plus_tf
+.venv-test/bin/mypy
 .venv-test/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"

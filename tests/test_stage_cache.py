@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -115,6 +116,23 @@ def test_changed_source_is_not_served(tmp_path, stored, monkeypatch):
     assert not cache_of(tmp_path, agent).load(agent.stages(), 0)
 
 
+def test_a_change_in_any_room_changes_the_source_digest(tmp_path, monkeypatch):
+    """Of a copy of the very folder that is hashed: no room may be forgotten when modules move."""
+    copy = tmp_path / "package"
+    shutil.copytree(stage_cache.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(stage_cache, "PACKAGE", copy)
+    before = source_digest.__wrapped__()
+    rooms = [folder for folder in copy.iterdir() if folder.is_dir()]
+    assert {"core", "models", "objectives", "data", "agents", "runs"} <= {room.name for room in rooms}
+    for room in rooms:
+        module = max(room.glob("*.py"), key=lambda path: path.stat().st_size)
+        text = module.read_text()
+        module.write_text(text + "# changed\n")
+        assert source_digest.__wrapped__() != before, room.name
+        module.write_text(text)
+    assert source_digest.__wrapped__() == before
+
+
 def test_the_source_digest_follows_names_and_contents(tmp_path, monkeypatch):
     def digest_of(files: dict[str, str]) -> str:
         for path in tmp_path.rglob("*.py"):
@@ -124,7 +142,7 @@ def test_the_source_digest_follows_names_and_contents(tmp_path, monkeypatch):
             (tmp_path / name).write_text(text)
         return source_digest.__wrapped__()
 
-    monkeypatch.setattr(stage_cache, "__file__", str(tmp_path / "stage_cache.py"))
+    monkeypatch.setattr(stage_cache, "PACKAGE", tmp_path)
     sources = [
         {"a.py": "x = 1", "agents/b.py": ""},
         {"a.py": "x = 2", "agents/b.py": ""},
