@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-version = re.search(r'__version__ = "(.+)"', Path("brac_plus_tf/__init__.py").read_text()).group(1)
+(version,) = re.findall(r'^__version__ = "(.+)"', Path("brac_plus_tf/__init__.py").read_text(), re.MULTILINE)
 
 # rliable's arch does not load beside pandas 3
 COMPARE = ["rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]

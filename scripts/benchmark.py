@@ -9,8 +9,10 @@ of that shape; the products are read off the traced step. Data are random number
 """
 
 import collections
+import functools
 import math
 import resource
+import shlex
 import statistics
 import subprocess
 import tempfile
@@ -161,7 +163,7 @@ class Setting:
             start = time.perf_counter()
             run_steps(0, 1)
             self.compile_seconds.append(time.perf_counter() - start)
-            self.calls.append(lambda steps, run=run_steps: run(0, steps))
+            self.calls.append(functools.partial(run_steps, 0))
 
 
 def measure(setting: Setting, steps: int, windows: int, work: int) -> list[dict[str, object]]:
@@ -235,7 +237,7 @@ def evaluation_seconds(setting: Setting, task_name: str, episodes: int) -> float
         environment = make_environment(task)
         step = environment.step
         # an untrained policy falls at once; what is timed is `episodes` of full length
-        environment.step = lambda action: (*step(action)[:2], False, False, {})  # type: ignore[method-assign]
+        environment.step = lambda action: (*step(action)[:2], False, False, {})
         return environment
 
     act = next(iter(policy.act.values()))
@@ -288,9 +290,9 @@ class Peer:
 
     def __init__(self, interpreter: str, algorithm: str, batch_size: int, dimensions: Dimensions, widths: str) -> None:
         worker = str(Path(__file__).with_name("d3rlpy_worker.py"))
-        command = [interpreter, worker, algorithm, str(batch_size), *map(str, dimensions), widths]
+        self._command = [interpreter, worker, algorithm, str(batch_size), *map(str, dimensions), widths]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
     def rate(self, steps: int) -> float:
@@ -304,7 +306,7 @@ class Peer:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise UserError(f"--peer: {' '.join(map(str, self._process.args))} ended; start it by hand to see why")
+            raise UserError(f"--peer: {shlex.join(self._command)} ended; start it by hand to see why")
         return steps / float(answer)
 
 

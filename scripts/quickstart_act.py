@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-sys.modules["brac_plus_tf"] = None  # from here on, importing it is an error
+sys.modules["brac_plus_tf"] = None  # type: ignore[assignment]  # from here on, importing it is an error
 
 
 def main(policy: str, observations: str, actions: str) -> None:

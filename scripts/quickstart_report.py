@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -69,7 +70,7 @@ def compare_actions(expected: np.ndarray, actual: np.ndarray) -> str:
     return f"export   {len(actual)} actions by TensorFlow alone equal the run's, largest difference {difference:.1e}"
 
 
-def compare_returns(dataset: OfflineDataset, task: Task, evaluation: dict[str, object]) -> tuple[list[str], float]:
+def compare_returns(dataset: OfflineDataset, task: Task, evaluation: dict[str, Any]) -> tuple[list[str], float]:
     """Lines that set the policy's mean return beside the data's mean episode return, and their ratio."""
     returns = dataset.episode_returns[dataset.episode_complete]
     mean, policy_mean = float(returns.mean()), float(evaluation["return_mean"])
@@ -89,13 +90,14 @@ def main(argv: Sequence[str]) -> None:
     facts, evaluation_file = read_facts(run_dir), run_dir / "evaluation-mean-0.json"
     if not evaluation_file.exists():
         raise UserError(f"{run_dir}: not evaluated yet; run python -m brac_plus_tf.evaluate --run_dir={run_dir}")
-    evaluation = json.loads(evaluation_file.read_text())
+    evaluation, seed = json.loads(evaluation_file.read_text()), facts["seed"]
+    assert isinstance(seed, int)
     configuration.parse([str(run_dir / "operative_config.gin")], [])
     task, experiment = find_task(evaluation["task"]), Experiment()
     dataset = experiment.load_dataset(experiment.dataset, task)
     some = dataset.transitions.observation[:: dataset.number_of_transitions // _OBSERVATIONS][:_OBSERVATIONS]
     observations = some * dataset.scaling.observation_scale + dataset.scaling.observation_shift  # raw, as exports want
-    expected = trained_actions(run_dir, dataset, int(facts["seed"]), observations)
+    expected = trained_actions(run_dir, dataset, seed, observations)
     lines, ratio = compare_returns(dataset, task, evaluation)
     print("\n".join([compare_actions(expected, exported_actions(policy, observations)), *lines]))
     if ratio < _SMALLEST_RATIO:
