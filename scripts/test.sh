@@ -16,5 +16,6 @@ if [ ! .venv-test/installed -nt setup.py ]; then
 fi
 .venv-test/bin/python -m pip check
 .venv-test/bin/ruff check .
+.venv-test/bin/ruff format --check --quiet .
 .venv-test/bin/mypy
-.venv-test/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@"
+.venv-test/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=25 "$@"
