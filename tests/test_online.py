@@ -12,7 +12,7 @@ import tensorflow as tf
 import tiny
 from safetensors.numpy import load_file
 
-from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.base import Stage, stateless
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed, standard_normal
 from brac_plus_tf.environments.environment import make_environment
@@ -50,7 +50,7 @@ class OneStageAgent:
         return {"total": [self.total]}
 
     def policies(self):
-        return {"mean": Policy(lambda observation, seed: tf.tanh(observation[:, :3]))}
+        return {"mean": stateless(lambda observation, seed: tf.tanh(observation[:, :3]))}
 
     def update(self, batch, seed):
         self.total.assign_add(tf.reduce_mean(batch.observation, axis=0) + standard_normal([11], seed))

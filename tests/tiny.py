@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import flags
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
-from brac_plus_tf.agents.base import Policy, Stage, named_variables
+from brac_plus_tf.agents.base import Policy, Stage, named_variables, stateless
 from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.data.dataset import OfflineDataset
@@ -212,9 +212,9 @@ class TinyAgent:
             return 0.5 * mean + 0.5 * tf.random.stateless_uniform(tf.shape(mean), seed, -1.0, 1.0)
 
         return {
-            "mean": Policy(lambda observation, seed: tf.tanh(observation[:, : self._action])),
-            "sample": Policy(sample, seeded=True),
-            "best": Policy(
+            "mean": stateless(lambda observation, seed: tf.tanh(observation[:, : self._action])),
+            "sample": stateless(sample, seeded=True),
+            "best": stateless(
                 lambda observation, seed: tf.tanh(0.0 * observation[:, : self._action] + self.weight[: self._action])
             ),
         }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Policy, Stage, TransitionSource, Update, Watch
+from brac_plus_tf.agents.base import Policy, Stage, TransitionSource, Update, Watch, stateless
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.core.settings import HyperParameters
@@ -160,11 +160,13 @@ class ActorCritic:
     def policies(self) -> dict[str, Policy]:
         """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
         return {
-            "mean": Policy(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
-            "sample": Policy(
+            "mean": stateless(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
+            "sample": stateless(
                 lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True
             ),
-            "max_q": Policy(lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)),
+            "max_q": stateless(
+                lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)
+            ),
         }
 
     def fit_critic(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -42,16 +42,26 @@ def no_watch(dataset: TransitionSource, step: int, metrics: Mapping[str, float])
     return {}
 
 
+State = Any  # of a policy within its episode: a nested structure of tensors with leading axis N
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """One way to act.
+    """One way to act in N episodes side by side.
 
-    act: (observation [N, O] as the networks see it, seed [2]) -> action [N, A] in [-1, 1].
-    seeded: whether its caller should choose the seed; otherwise an export fixes it.
+    act: (observation [N, O] as the networks see it, state, seed [2]) -> (action [N, A] in [-1, 1], next state).
+    initial_state: N -> the state in which N episodes begin; `()` for a policy that remembers nothing.
+    seeded: whether its caller should choose the seed; otherwise it is fixed at [0, 0].
     """
 
-    act: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    act: Callable[[tf.Tensor, State, tf.Tensor], tuple[tf.Tensor, State]]
+    initial_state: Callable[[int], State] = lambda count: ()
     seeded: bool = False
+
+
+def stateless(act: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], seeded: bool = False) -> Policy:
+    """A policy that remembers nothing, from (observation [N, O], seed [2]) -> action [N, A]."""
+    return Policy(lambda observation, state, seed: (act(observation, seed), state), seeded=seeded)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import draw_policy
-from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.base import Policy, Stage, stateless
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions
@@ -32,6 +32,6 @@ class BC:
         """mean: tanh of the mean; sample: one draw."""
         actor = self.cloned.network
         return {
-            "mean": Policy(lambda observation, seed: tf.tanh(actor(observation)[0])),
-            "sample": Policy(lambda observation, seed: draw_policy(actor, observation, 1, seed).action, seeded=True),
+            "mean": stateless(lambda observation, seed: tf.tanh(actor(observation)[0])),
+            "sample": stateless(lambda observation, seed: draw_policy(actor, observation, 1, seed).action, seeded=True),
         }

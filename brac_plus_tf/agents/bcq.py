@@ -9,7 +9,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages, watch_value
-from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.base import Policy, Stage, stateless
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
@@ -83,8 +83,8 @@ class BCQ:
     def policies(self) -> dict[str, Policy]:
         """max_q: the best of `action_samples` perturbed samples; sample: one of them."""
         return {
-            "max_q": Policy(self._best_action),
-            "sample": Policy(lambda o, seed: self._actions(o, 1, seed)[0], True),
+            "max_q": stateless(self._best_action),
+            "sample": stateless(lambda observation, seed: self._actions(observation, 1, seed)[0], seeded=True),
         }
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:

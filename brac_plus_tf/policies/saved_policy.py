@@ -52,7 +52,7 @@ class DeployedPolicy(tf.Module):
             observation = tf.ensure_shape(observation, [None, self.dimensions.observation])
             observation = tf.debugging.check_numerics(observation, "observation holds NaN or infinite values")
             normalized = (observation - scaling.observation_shift) / scaling.observation_scale
-            action = policy.act(normalized, tf.stack([seed, 0]))
+            action, _ = policy.act(normalized, (), tf.stack([seed, 0]))
             return action * scaling.action_half_range + scaling.action_center
 
         return act

@@ -105,7 +105,7 @@ class Explorer:
 
         @tf.function(jit_compile=True, autograph=False)
         def act(observation: tf.Tensor, seed: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-            return self._policy.act(observation[None], fold(seed, Purpose.EXPLORATION, index))[0]
+            return self._policy.act(observation[None], (), fold(seed, Purpose.EXPLORATION, index))[0][0]
 
         return act
 

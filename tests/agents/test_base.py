@@ -95,4 +95,4 @@ def test_defaults_of_a_stage_and_a_policy():
     stage = Stage("main", 10, (4,), lambda batch, seed: {}, epoch_steps=1)
     assert (stage.writes, stage.settings, stage.evaluate) == ((), (), False)
     assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == []
-    assert not Policy(lambda observation, seed: observation).seeded
+    assert not Policy(lambda observation, state, seed: (observation, state)).seeded

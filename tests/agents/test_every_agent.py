@@ -110,9 +110,9 @@ def test_policies_act_within_bounds_row_by_row(name):
     agent = AGENTS[name](0)
     observation = tf.constant(10.0 * np.random.default_rng(0).normal(size=(7, 5)), tf.float32)
     for label, policy in agent.policies().items():
-        action = policy.act(observation, SEED).numpy()
+        action = policy.act(observation, (), SEED)[0].numpy()
         assert action.shape == (7, 2) and (np.abs(action) <= 1.0).all(), label
-        np.testing.assert_array_equal(policy.act(observation, SEED), action)
+        np.testing.assert_array_equal(policy.act(observation, (), SEED)[0], action)
         assert len({tuple(row) for row in action}) == 7, label
     assert ("mean" in agent.policies()) == (name != "bcq")
 
