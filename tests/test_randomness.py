@@ -5,7 +5,16 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from brac_plus_tf.core.randomness import Purpose, base_seed, fold, initializer_seed, standard_normal, uniform
+from brac_plus_tf.core.randomness import (
+    Purpose,
+    base_seed,
+    fold,
+    initializer_seed,
+    philox,
+    row_normal,
+    standard_normal,
+    uniform,
+)
 
 
 def listed(seed: tf.Tensor) -> tuple[int, ...]:
@@ -95,3 +104,42 @@ def test_initializer_seeds_differ_by_run_and_name(other):
     assert seed == initializer_seed(3, "critic/0/1")
     assert seed != initializer_seed(*other)
     assert 0 <= seed < 2**31  # what Keras and NumPy accept
+
+
+# Noise by rows --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_its_authors_known_answers(counter, key, expected):
+    """The vectors that Random123, the library of the algorithm's authors, ships as kat_vectors."""
+    words = philox([tf.constant([word], tf.uint32) for word in counter], tuple(key))
+    assert [int(word[0]) for word in words] == [int(word, 16) for word in expected.split()]
+
+
+ROW_SEEDS = tf.constant([[0, 0], [5, 0], [5, 1], [-1, -(2**31)], [2**31 - 1, 77], [123456789, -3]], tf.int32)
+
+
+@pytest.mark.parametrize(("size", "compiled"), [(1, False), (3, False), (4, False), (5, False), (30, False), (5, True)])
+def test_a_row_has_the_noise_that_tensorflow_makes_of_its_seed(size, compiled):
+    rows = tf.function(lambda seed: row_normal(size, seed), jit_compile=compiled)(ROW_SEEDS)
+    alone = [standard_normal([size], seed) for seed in tf.unstack(ROW_SEEDS)]
+    assert rows.shape == [6, size]
+    np.testing.assert_allclose(rows, alone, rtol=1e-5)  # equal bits, of which erfinv makes floats in groups or singly
+    np.testing.assert_array_equal(row_normal(size, ROW_SEEDS[3]), standard_normal([1, size], ROW_SEEDS[3]))
+
+
+def test_the_number_of_rows_may_be_unknown_while_tracing():
+    traced = tf.function(lambda seed: row_normal(3, seed), input_signature=[tf.TensorSpec([None, 2], tf.int32)])
+    for count in (1, 6):
+        np.testing.assert_allclose(traced(ROW_SEEDS[:count]), row_normal(3, ROW_SEEDS)[:count], rtol=1e-5)

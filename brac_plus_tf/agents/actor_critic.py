@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from brac_plus_tf.agents.base import Policy, Stage, TransitionSource, Update, Watch, stateless
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
+from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
 from brac_plus_tf.models.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
@@ -45,6 +45,19 @@ def draw_policy(actor: ActorNetwork, observation: tf.Tensor, samples: int, seed:
         tf.tanh(pre_tanh_action),
         tanh_log_prob(distribution, pre_tanh_action),
     )
+
+
+def gaussian_policies(actor: ActorNetwork) -> dict[str, Policy]:
+    """mean: tanh of the mean; sample: one draw."""
+
+    def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        mean, standard_deviation = actor(observation)
+        return tf.tanh(mean + standard_deviation * row_normal(mean.shape[-1], seed))
+
+    return {
+        "mean": stateless(lambda observation, seed: tf.tanh(actor(observation)[0])),
+        "sample": stateless(sample, seeded=True),
+    }
 
 
 def mean_over_draws(values: tf.Tensor, samples: int) -> tf.Tensor:
@@ -99,10 +112,13 @@ class MaxQ(HyperParameters):
     clip: float | None = None
 
     def action(self, actor: ActorNetwork, critic: CriticNetwork, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """observation [N, O] -> action [N, A] in [-1, 1]."""
+        """observation [N, O], seed [2] -> action [N, A] in [-1, 1].
+
+        All rows share their candidates' noise [samples, 1, A]: what is done in a state depends on that state alone, not
+        on its place among the others.
+        """
         mean, standard_deviation = actor(observation)
-        noise_shape = tf.concat([[self.samples], tf.shape(mean)], axis=0)
-        noise = standard_normal(noise_shape, seed)
+        noise = standard_normal([self.samples, 1, mean.shape[-1]], seed)
         limit = math.inf if self.clip is None else self.clip
         actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
         return best_action(critic, repeat(observation, self.samples), actions)
@@ -159,15 +175,11 @@ class ActorCritic:
 
     def policies(self) -> dict[str, Policy]:
         """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
-        return {
-            "mean": stateless(lambda observation, seed: tf.tanh(self.actor(observation)[0])),
-            "sample": stateless(
-                lambda observation, seed: draw_policy(self.actor, observation, 1, seed).action, seeded=True
-            ),
-            "max_q": stateless(
-                lambda observation, seed: self._max_q.action(self.actor, self.critic, observation, seed)
-            ),
-        }
+
+        def best(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            return self._max_q.action(self.actor, self.critic, observation, seed)
+
+        return {**gaussian_policies(self.actor), "max_q": stateless(best)}
 
     def fit_critic(
         self,

@@ -49,9 +49,12 @@ State = Any  # of a policy within its episode: a nested structure of tensors wit
 class Policy:
     """One way to act in N episodes side by side.
 
-    act: (observation [N, O] as the networks see it, state, seed [2]) -> (action [N, A] in [-1, 1], next state).
-    initial_state: N -> the state in which N episodes begin; `()` for a policy that remembers nothing.
-    seeded: whether its caller should choose the seed; otherwise it is fixed at [0, 0].
+    act: (observation [N, O] as the networks see it, state, seed) -> (action [N, A] in [-1, 1], next state). Row n of
+      both depends on row n of the observation and of the state and on the seed, not on the other rows.
+    initial_state: N, an integer or a scalar tensor -> the state in which N episodes begin; `()` for a policy that
+      remembers nothing.
+    seeded: whether the action is a draw. Its seed is then its caller's: [2], whose noise all rows share, or [N, 2],
+      one for each row. The other policies get a seed [2] that is always the same outside training.
     """
 
     act: Callable[[tf.Tensor, State, tf.Tensor], tuple[tf.Tensor, State]]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import draw_policy
-from brac_plus_tf.agents.base import Policy, Stage, stateless
+from brac_plus_tf.agents.actor_critic import gaussian_policies
+from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions
@@ -30,8 +30,4 @@ class BC:
 
     def policies(self) -> dict[str, Policy]:
         """mean: tanh of the mean; sample: one draw."""
-        actor = self.cloned.network
-        return {
-            "mean": stateless(lambda observation, seed: tf.tanh(actor(observation)[0])),
-            "sample": stateless(lambda observation, seed: draw_policy(actor, observation, 1, seed).action, seeded=True),
-        }
+        return gaussian_policies(self.cloned.network)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages, watch_value
 from brac_plus_tf.agents.base import Policy, Stage, stateless
-from brac_plus_tf.core.randomness import Purpose, fold
+from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
 from brac_plus_tf.models.behavior import ActionAutoEncoder
@@ -81,11 +81,21 @@ class BCQ:
         }
 
     def policies(self) -> dict[str, Policy]:
-        """max_q: the best of `action_samples` perturbed samples; sample: one of them."""
-        return {
-            "max_q": stateless(self._best_action),
-            "sample": stateless(lambda observation, seed: self._actions(observation, 1, seed)[0], seeded=True),
-        }
+        """max_q: the best of `action_samples` perturbed samples; sample: one of them.
+
+        The candidates' latents are shared by all rows, so that an action depends on its own observation alone.
+        """
+        size = self.behavior.latent_size
+
+        def best(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            noise = standard_normal([self._action_samples, 1, size], fold(seed, Purpose.BEHAVIOR_LATENT))
+            actions = self._perturbed(observation, noise)
+            return best_action(self.critic, repeat(observation, self._action_samples), actions)
+
+        def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            return self._perturbed(observation, row_normal(size, seed)[None])[0]
+
+        return {"max_q": stateless(best), "sample": stateless(sample, seeded=True)}
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """Behaviour, Q, perturbation and targets, in this order, on one batch."""
@@ -102,12 +112,10 @@ class BCQ:
         actions = tf.tanh(self.behavior.draws(observation, samples, self._latent_clip, seed))
         return repeat(observation, samples), actions
 
-    def _actions(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
-        return self.perturbation(*self._model_actions(observation, samples, seed))
-
-    def _best_action(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        actions = self._actions(observation, self._action_samples, seed)
-        return best_action(self.critic, repeat(observation, self._action_samples), actions)
+    def _perturbed(self, observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Perturbed actions [N, B, A] of the model's latents from noise [N, B or 1, Z]."""
+        actions = tf.tanh(self.behavior.decode_noise(observation, noise, self._latent_clip))
+        return self.perturbation(repeat(observation, noise.shape[0]), actions)
 
     def _next_value(self, next_observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """max_n of the targets' value at perturbed samples of the model, [B]."""

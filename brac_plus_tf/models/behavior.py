@@ -251,7 +251,7 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         observation, action = dimensions
         self.encoder = EnsembleMLP(1, observation + action, shape.hidden_sizes, 2 * latent, seed, "encoder")
         self.decoder = EnsembleMLP(1, observation + latent, shape.hidden_sizes, action, seed, "decoder")
-        self._latent_size = latent
+        self.latent_size = latent
         self.built = True
         self._optimizer = build_adam(shape.learning_rate, self.trainable_variables)
 
@@ -278,8 +278,8 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         posterior = self.posterior(observation, action)
         latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
         error = tf.reduce_mean(tf.square(action - tf.tanh(self.decode(observation, latent))), axis=-1)
-        prior = diagonal_gaussian(tf.zeros([self._latent_size]), tf.ones([self._latent_size]))
-        return error + 0.5 * posterior.kl_divergence(prior) / self._latent_size
+        prior = diagonal_gaussian(tf.zeros([self.latent_size]), tf.ones([self.latent_size]))
+        return error + 0.5 * posterior.kl_divergence(prior) / self.latent_size
 
     def decode(self, observation: tf.Tensor, latent: tf.Tensor) -> tf.Tensor:
         """Pre-tanh actions [.., A] of latents [.., Z]."""
@@ -287,7 +287,14 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
 
     def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
         """Pre-tanh actions [samples, B, A] of prior latents clipped to +-latent_clip."""
-        shape = tf.concat([[samples], tf.shape(observation)[:-1], [self._latent_size]], axis=0)
+        shape = tf.concat([[samples], tf.shape(observation)[:-1], [self.latent_size]], axis=0)
         noise = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
         latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
-        return self.decode(repeat(observation, samples), tf.ensure_shape(latent, [None, None, self._latent_size]))
+        return self.decode(repeat(observation, samples), tf.ensure_shape(latent, [None, None, self.latent_size]))
+
+    def decode_noise(self, observation: tf.Tensor, noise: tf.Tensor, latent_clip: float) -> tf.Tensor:
+        """Pre-tanh actions [N, B, A] at observations [B, O], of latents cut out of noise [N, B or 1, Z] at +-clip."""
+        observation = repeat(observation, noise.shape[0])
+        latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
+        latent = tf.broadcast_to(latent, tf.concat([tf.shape(observation)[:-1], [noise.shape[-1]]], axis=0))
+        return self.decode(observation, tf.ensure_shape(latent, [*noise.shape[:1], None, noise.shape[-1]]))

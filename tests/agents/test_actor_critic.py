@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from fakes import assert_mean, linear_actor, linear_critic, random_behavior
+from fakes import assert_mean, linear_actor, linear_critic, random_behavior, seeds
 from scipy import stats
 
 from brac_plus_tf.agents.actor_critic import (
@@ -161,10 +161,10 @@ def test_q_beyond_what_rewards_can_sum_to_is_warned_about():
 def test_max_q_picks_what_the_critics_prefer():
     # both critics like a0 high and dislike a1: of 50 draws of N(0, 1) the best beats any typical one
     actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
-    states = tf.zeros([300, O])
     for sign in (1.0, -1.0):
         critic = linear_critic([[0, 0, 0, sign, 0], [0, 0, 0, sign, 0]])
-        action = sign * MaxQ(samples=50).action(actor, critic, states, SEED).numpy()[:, 0]
+        max_q = tf.function(lambda seed, critic=critic: MaxQ(samples=50).action(actor, critic, tf.zeros([1, O]), seed))
+        action = sign * np.array([max_q(seed)[0, 0] for seed in seeds(300)])
         # distribution of the maximum of 50 is Phi^50
         assert stats.kstest(np.arctanh(action), lambda u: stats.norm.cdf(u) ** 50).pvalue > 1e-3
 
@@ -173,8 +173,9 @@ def test_max_q_goes_by_the_smaller_critic_of_each_state():
     # o1 = 1: min(a0, 9 + a1) = a0 is what counts; o1 = -1: min(a0 + 9.., a1 ..) = a1
     critic = linear_critic([[0, -9, 0, 1, 0], [0, 9, 0, 0, 1]])
     actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
-    observation = tf.constant([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]] * 200)
-    action = MaxQ(samples=20).action(actor, critic, observation, SEED).numpy()
+    observation = tf.constant([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
+    max_q = tf.function(lambda seed: MaxQ(samples=20).action(actor, critic, observation, seed))
+    action = np.concatenate([max_q(seed) for seed in seeds(200)])
     expected_median = np.tanh(stats.norm.ppf(0.5 ** (1 / 20)))
     assert_mean(action[0::2, 0] < expected_median, 0.5)
     assert_mean(action[1::2, 1] < expected_median, 0.5)

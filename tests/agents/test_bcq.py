@@ -72,7 +72,8 @@ def test_best_action_is_the_best_of_its_own_samples():
     agent.critic.set_weights(linear_critic([[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]]).get_weights())
     best = agent.policies()["max_q"].act(tf.zeros([5, 3]), (), SEED)[0].numpy()
     np.testing.assert_allclose(best[:, 0], np.tanh(0.5), atol=1e-6)  # P(z0 > 0.5) = 0.31: some of 60 are clipped there
-    one = agent.policies()["sample"].act(tf.zeros([500, 3]), (), SEED)[0].numpy()[:, 0]
+    seeds = tf.stack([tf.range(500), tf.zeros([500], tf.int32)], axis=1)
+    one = agent.policies()["sample"].act(tf.zeros([500, 3]), (), seeds)[0].numpy()[:, 0]
     assert one.min() == pytest.approx(-np.tanh(0.5), abs=1e-6) and abs(one.mean()) < 0.07
 
 

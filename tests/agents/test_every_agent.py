@@ -117,6 +117,28 @@ def test_policies_act_within_bounds_row_by_row(name):
     assert ("mean" in agent.policies()) == (name != "bcq")
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_action_depends_on_its_own_row_alone(name):
+    """A batch of 1 is its row of 4096, wherever it stands; a draw is its row's seed's, which rows may share or not."""
+    observation = tf.constant(np.random.default_rng(0).normal(size=(4096, 5)), tf.float32)
+    seeds = tf.stack([tf.range(4096), tf.range(4096) % 7], axis=1)
+    for label, policy in AGENTS[name](0).policies().items():
+        shared = [SEED] if policy.seeded else [tf.constant([0, 0])]
+        for seed in [*shared, seeds] if policy.seeded else shared:
+            many = policy.act(observation, (), seed)[0].numpy()
+            for row in (0, 1, 2047, 4095):
+                own = seed if seed.shape.rank == 1 else seed[row]
+                one, _ = policy.act(observation[row : row + 1], (), own)
+                np.testing.assert_allclose(one[0], many[row], atol=1e-5, err_msg=f"{label} {row}")
+        equal = tf.tile(observation[:1], [100, 1])
+        actions = policy.act(equal, (), shared[0])[0].numpy()
+        np.testing.assert_allclose(actions, np.tile(actions[:1], (100, 1)), atol=1e-5, err_msg=label)
+        if policy.seeded:
+            assert (
+                len({tuple(row) for row in policy.act(equal, (), seeds[:100])[0].numpy()}) > 90
+            )  # clipped latents may meet
+
+
 @pytest.mark.parametrize("agent", [SAC, BCQ])
 def test_a_warm_start_that_an_agent_does_not_have_is_refused(agent):
     with pytest.raises(UserError, match="no warm start"):
