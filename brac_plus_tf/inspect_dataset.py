@@ -52,6 +52,7 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
     returns = dataset.episode_returns[counted]
     terminals = int((dataset.transitions.discount == 0.0).sum())
     saturated = (np.abs(dataset.transitions.action) > _SATURATED).mean()
+    lowest, highest = dataset.scaling.to_environment_reward(np.array([0.0, 1.0]))
     score = "unknown"
     if task is not None and task.reference_score is not None:
         score = f"{np.mean(task.normalized_score(returns)):.1f}"
@@ -69,7 +70,7 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
         ("length: min, mean, max", _range(dataset.episode_lengths[counted])),
         ("return: min, mean, max", _range(returns)),
         ("normalized score", score),
-        ("reward: min, max", f"{dataset.scaling.reward_min:.6g}, {dataset.scaling.reward_max:.6g}"),
+        ("reward: min, max", f"{lowest:.6g}, {highest:.6g}"),
         ("saturated action entries", f"{100 * saturated:.2f} % beyond {_SATURATED} of the range"),
     ]
 

@@ -33,8 +33,8 @@ from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.data.dataset import OfflineDataset, load_dataset
 from brac_plus_tf.data.hdf5_writer import write_hdf5
+from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.data.scaling import Scaling
-from brac_plus_tf.data.steps import Steps
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.evaluation import Evaluator
@@ -202,14 +202,14 @@ def preparation(task: Task, rows: int) -> dict[str, float]:
     block, generator = 50_000, np.random.default_rng(0)
     observation, action = task.dimensions
 
-    def blocks() -> Iterator[Steps]:
+    def blocks() -> Iterator[Rows]:
         for start in range(0, rows, block):
             size = min(block, rows - start)
             observations = generator.normal(size=(size + 1, observation)).astype(np.float32)
             actions = generator.uniform(-0.9, 0.9, (size, action)).astype(np.float32)
             rewards, index = generator.uniform(size=size).astype(np.float32), np.arange(start, start + size)
             timeouts = (index % 1000 == 999) | (index == rows - 1)
-            yield Steps(observations[:-1], actions, rewards, np.zeros(size, bool), timeouts, observations[1:])
+            yield Rows(observations[:-1], actions, rewards, np.zeros(size, bool), timeouts, observations[1:])
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.hdf5"

@@ -38,7 +38,7 @@ def measure(plan: Plan, shards: int) -> list[tuple[float, float]]:
         row = 0
         for seed, length in zip(shard.seeds.tolist(), shard.lengths.tolist(), strict=True):
             environment.reset(seed=seed)
-            for action in shard.steps.actions[row : row + length]:
+            for action in shard.rows.actions[row : row + length]:
                 environment.step(action)
             row += length
         rates.append((row / recorded, row / (time.perf_counter() - start)))

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import time
 
@@ -8,63 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from dataset_files import columns, shared_file, small_task, write_file
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data import download as dataset_download
 from brac_plus_tf.data.dataset import OfflineDataset, dataset_task, load_dataset
-from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.data.sources import contents_sha256
 from brac_plus_tf.environments.tasks import find_task
-
-float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
-
-
-def make_scaling(**changes) -> Scaling:
-    """Observation (o - (1, -2)) / (2, 0.5); actions in [-2, 6] and [0, 1]."""
-    values = {
-        "observation_shift": [1, -2],
-        "observation_scale": [2, 0.5],
-        "action_center": [2, 0.5],
-        "action_half_range": [4, 0.5],
-    }
-    return Scaling(**{name: np.array(value, np.float32) for name, value in values.items()} | changes)
-
-
-def test_scaling_by_hand():
-    scaling = make_scaling()
-    np.testing.assert_array_equal(scaling.normalize_observation([[5, -1], [1, -2]]), [[2, 2], [0, 0]])
-    environment, network = [[-2, 0], [6, 1], [3, 0.75]], [[-1, -1], [1, 1], [0.25, 0.5]]
-    np.testing.assert_array_equal(scaling.from_environment_action(environment), network)
-    np.testing.assert_array_equal(scaling.to_environment_action(network), environment)
-    assert scaling.to_environment_action(np.zeros((3, 2), np.float64)).dtype == np.float32
-
-
-@given(hnp.arrays(np.float32, (4, 3), elements=float32), float32, float32)
-def test_scaling_survives_json_bit_for_bit(arrays, reward_min, reward_max):
-    scaling = Scaling(*arrays, reward_min=reward_min, reward_max=reward_max)
-    text = scaling.to_json()
-    again = Scaling.from_json(text)
-    for field in dataclasses.fields(Scaling):
-        before, after = getattr(scaling, field.name), getattr(again, field.name)
-        assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
-    assert again.observation_shift.dtype == np.float32 and isinstance(json.loads(text), dict)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"observation_shift": "x"}', "null", '"text"'])
-def test_scaling_refuses_other_json(text):
-    with pytest.raises(UserError, match="scaling: not a JSON object as written by this package"):
-        Scaling.from_json(text)
-
-
-@given(hnp.arrays(np.float32, (5, 2), elements=st.floats(-1, 1, width=32)))
-def test_actions_return_from_the_environment_and_back(actions):
-    scaling = make_scaling()
-    there_and_back = scaling.from_environment_action(scaling.to_environment_action(actions))
-    np.testing.assert_allclose(there_and_back, actions, atol=1e-6)
 
 
 def test_loads_rescaled_transitions(tmp_path):
@@ -79,7 +28,7 @@ def test_loads_rescaled_transitions(tmp_path):
     np.testing.assert_allclose(action[:, 2], [-0.5, -0.49, -0.48, -0.47, -0.46], rtol=1e-6)
     np.testing.assert_allclose(next_action[:, 2], [-0.49, -0.48, -0.47, -0.46, -0.46], rtol=1e-6)
     assert {array.dtype for array in dataset.transitions} == {np.dtype(np.float32)}
-    assert dataset.scaling.reward_min == 1.0 and dataset.scaling.reward_max == 5.0
+    assert dataset.scaling.reward_shift == 1.0 and dataset.scaling.reward_scale == 4.0
     np.testing.assert_array_equal(dataset.scaling.action_center, [1, 1, 1])
     np.testing.assert_array_equal(dataset.scaling.action_half_range, [2, 2, 2])
     np.testing.assert_array_equal(dataset.scaling.observation_shift, [0, 0])
@@ -94,7 +43,7 @@ def test_loads_rescaled_transitions(tmp_path):
 def test_rewards_can_stay_as_they_are(tmp_path):
     dataset = load_dataset(write_file(tmp_path / "a.hdf5"), small_task(), rescale_rewards=False)
     np.testing.assert_array_equal(dataset.transitions.reward, [0, 1, 2, 3, 4])
-    assert (dataset.scaling.reward_min, dataset.scaling.reward_max) == (0.0, 1.0)
+    assert (dataset.scaling.reward_shift, dataset.scaling.reward_scale) == (0.0, 1.0)
 
 
 def test_reward_range_is_that_of_the_transitions(tmp_path):
@@ -331,7 +280,7 @@ def test_real_medium_expert_is_medium_then_expert():
     assert both.row_counts == (200_000, 100_000) and len(both.episode_returns) == 474 + 113
     np.testing.assert_array_equal(both.transitions.observation[:200_000], medium.transitions.observation)
     np.testing.assert_array_equal(both.transitions.action[200_000:], expert.transitions.action)
-    assert both.scaling.reward_min == min(medium.scaling.reward_min, expert.scaling.reward_min)
+    assert both.scaling.reward_shift == min(medium.scaling.reward_shift, expert.scaling.reward_shift)
 
 
 def test_real_demonstrations_are_longer_than_the_task():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import h5py
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.data.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
+from brac_plus_tf.data.episodes import RecordedEpisodes, check_lengths, cut_rows, record_episodes, to_transitions
 from brac_plus_tf.data.hdf5_reader import read_rows
 from brac_plus_tf.data.rows import Rows
 
@@ -18,12 +20,13 @@ def make_rows(terminals, timeouts=None, stored=False) -> Rows:
     rewards = np.array([2**i % 97 for i in range(count)], np.float32)
     timeouts = None if timeouts is None else np.array(timeouts, bool)
     following = index + 1000 if stored else None
-    return Rows("a.hdf5", index, index * [[1, 10]], rewards, np.array(terminals, bool), timeouts, following)
+    actions = index * np.array([[1, 10]], np.float32)
+    return Rows(index, actions, rewards, np.array(terminals, bool), timeouts, following, name="a.hdf5")
 
 
 def listed(rows: Rows, horizon=None) -> list[tuple[int, float, int]]:
     """(row, discount, next observation) of every transition, having checked that action and reward belong to row."""
-    observation, action, reward, discount, following, _ = to_transitions(rows, cut_rows(rows, horizon))
+    observation, action, reward, discount, following, _ = to_transitions(rows, cut_rows(rows, horizon))[0]
     kept = observation[:, 0].astype(int)
     np.testing.assert_array_equal(action, np.stack([kept, 10 * kept], axis=1))
     np.testing.assert_array_equal(reward, [2 ** int(i) % 97 for i in kept])
@@ -54,7 +57,8 @@ def test_transitions_with_stored_next_observations():
 
 @pytest.mark.parametrize("stored", [False, True])
 def test_next_action_is_the_following_rows_within_the_episode_and_the_own_at_its_end(stored):
-    transitions = to_transitions(*(lambda rows: (rows, cut_rows(rows, None)))(make_rows(TERMINALS, TIMEOUTS_, stored)))
+    rows = make_rows(TERMINALS, TIMEOUTS_, stored)
+    transitions, _ = to_transitions(rows, cut_rows(rows, None))
     #           row 0  1  2  3  4  5  6  7  8; rows 4 and 8 are transitions only if next observations are stored
     expected = [1, 2, 2, 4, 4, 5, 7, 8, 8] if stored else [1, 2, 2, 4, 5, 7, 8]
     np.testing.assert_array_equal(transitions.next_action, np.outer(expected, [1, 10]))
@@ -70,7 +74,7 @@ def test_single_unfinished_row_yields_nothing():
 
 def test_episode_statistics():
     rows = make_rows(TERMINALS, TIMEOUTS_)
-    episodes = split_episodes(rows, cut_rows(rows, None))
+    episodes = record_episodes(rows, cut_rows(rows, None))
     # Rewards 1 2 4 | 8 16 | 32 | 64 128-97=31 62.
     np.testing.assert_array_equal(episodes.returns, [7, 24, 32, 157])
     np.testing.assert_array_equal(episodes.lengths, [3, 2, 1, 3])
@@ -78,16 +82,17 @@ def test_episode_statistics():
 
 
 def test_returns_are_summed_in_double_precision():
-    rows = make_rows([0] * 3000, [0] * 2999 + [1])._replace(rewards=np.full(3000, 16777216.0, np.float32))
-    rows.rewards[1:] = 1.0
-    assert split_episodes(rows, cut_rows(rows, None)).returns[0] == 16777216.0 + 2999.0
+    rows = make_rows([0] * 3000, [0] * 2999 + [1])
+    rows.rewards[:] = 1.0
+    rows.rewards[0] = 16777216.0
+    assert record_episodes(rows, cut_rows(rows, None)).returns[0] == 16777216.0 + 2999.0
 
 
 def test_missing_timeouts_are_inferred_from_the_horizon():
     # Horizon 3. Rows 0-2: cut. 3-4: terminal. 5-7: terminal, exactly at the horizon. 8-10: cut. 11: unfinished.
     rows = make_rows([0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0])
     assert np.flatnonzero(cut_rows(rows, 3)).tolist() == [2, 10]
-    assert split_episodes(rows, cut_rows(rows, 3)).lengths.tolist() == [3, 2, 3, 3, 1]
+    assert record_episodes(rows, cut_rows(rows, 3)).lengths.tolist() == [3, 2, 3, 3, 1]
     assert [row for row, _, _ in listed(rows, 3)] == [0, 1, 3, 4, 5, 6, 7, 8, 9]
 
 
@@ -98,7 +103,7 @@ def test_missing_timeouts_and_unknown_horizon():
 
 
 def test_episode_longer_than_the_horizon():
-    episodes = Episodes(np.zeros(3), np.array([3, 2, 5]), np.ones(3, bool))
+    episodes = RecordedEpisodes(np.zeros(3), np.array([3, 2, 5]), np.ones(3, bool))
     check_lengths("a.hdf5", episodes, 5)
     with pytest.raises(UserError, match=r"a\.hdf5: key 'timeouts', row 5: .* has 5 steps, more than the task's 4"):
         check_lengths("a.hdf5", episodes, 4)
@@ -133,7 +138,7 @@ def test_any_interleaving_of_flags_equals_the_row_by_row_walk(pairs, has_timeout
     rows = make_rows(terminals, timeouts, stored)
     transitions, walked = walk(terminals, timeouts, stored, horizon)
     assert listed(rows, horizon) == transitions
-    episodes = split_episodes(rows, cut_rows(rows, horizon))
+    episodes = record_episodes(rows, cut_rows(rows, horizon))
     assert episodes.lengths.tolist() == [len(steps) for steps, _ in walked]
     assert episodes.complete.tolist() == [complete for _, complete in walked]
     assert episodes.returns.tolist() == [sum(2**i % 97 for i in steps) for steps, _ in walked]
@@ -185,9 +190,9 @@ def test_differs_from_qlearning_dataset_without_timeouts_after_a_terminal():
 
 @pytest.mark.parametrize("name", ["hopper-expert", "door-human"])
 def test_real_file_equals_qlearning_dataset(name):
-    rows = read_rows(shared_file(name))._replace(next_observations=None)
+    rows = dataclasses.replace(read_rows(shared_file(name)), next_observations=None)
     kept = qlearning_rows(rows.terminals, rows.timeouts)
-    transitions = to_transitions(rows, cut_rows(rows, None))
+    transitions, _ = to_transitions(rows, cut_rows(rows, None))
     source, done, following = (np.array(column) for column in zip(*kept, strict=True))
     np.testing.assert_array_equal(transitions.observation, rows.observations[source])
     np.testing.assert_array_equal(transitions.action, rows.actions[source])
@@ -201,8 +206,8 @@ def test_real_file_stores_the_next_observations_that_its_rows_imply():
     with h5py.File(path, "r") as file:
         ended = file["terminals"][()] | file["timeouts"][()]
     rows = read_rows(path)
-    implied = to_transitions(rows._replace(next_observations=None), cut_rows(rows, None))
-    stored = to_transitions(rows, cut_rows(rows, None))
+    implied, _ = to_transitions(dataclasses.replace(rows, next_observations=None), cut_rows(rows, None))
+    stored, _ = to_transitions(rows, cut_rows(rows, None))
     assert len(stored.reward) == 200_000 and len(implied.reward) == 200_000 - 32
     going_on = implied.discount == 1
     np.testing.assert_array_equal(implied.next_observation[going_on], stored.next_observation[~ended])

@@ -124,10 +124,8 @@ def test_normalisation_can_be_undone(observations, rewards):
     again = batch.observation.astype(np.float64) * scaling.observation_scale + scaling.observation_shift
     tolerance = 4e-7 * max(1.0, np.abs(observations).max())
     np.testing.assert_allclose(again, observations, rtol=0.0, atol=tolerance)
-    span = float(scaling.reward_max) - float(scaling.reward_min)
-    np.testing.assert_allclose(
-        batch.reward * span + scaling.reward_min, rewards, rtol=0.0, atol=4e-7 * np.abs(rewards).max()
-    )
+    again = batch.reward.astype(np.float64) * scaling.reward_scale + scaling.reward_shift
+    np.testing.assert_allclose(again, rewards, rtol=0.0, atol=4e-7 * np.abs(rewards).max())
 
 
 # Configurations -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Minari datasets through the package minari: what it writes is read, what is written it reads, nothing is lost."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -16,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.dataset import OfflineDataset, load_dataset
 from brac_plus_tf.data.episodes import cut_rows
 from brac_plus_tf.data.minari_reader import environment_id
 from brac_plus_tf.data.minari_writer import Header, check_new, minari_episodes, write_dataset
-from brac_plus_tf.data.rows import Rows
+from brac_plus_tf.data.rows import Rows, empty_rows
 from brac_plus_tf.data.sources import read_rows
 from brac_plus_tf.environments.tasks import Task, find_task
 
@@ -138,14 +140,18 @@ def assert_same_transitions(first: OfflineDataset, second: OfflineDataset) -> No
     assert first.scaling.to_json() == second.scaling.to_json()
 
 
-def listed(episode) -> tuple[list, list, list, list, list, object]:
-    """First entries of observations and rewards (both are row numbers), flags, first entry of next_action / 0.1 * 9."""
-    following = None if episode.next_action is None else round(float(episode.next_action[0]) * 90)
+def listed(episode: Rows) -> tuple[list, list, list, list, list, object]:
+    """First entries of all states and rewards (both are row numbers), flags, first entry of next action * 90."""
+    assert set(episode.following_actions) <= {len(episode) - 1}
+    following = None
+    for action in episode.following_actions.values():
+        following = round(float(action[0]) * 90)
+    np.testing.assert_array_equal(episode.next_observations[:-1], episode.observations[1:])
     return (
-        episode.observations[:, 0].tolist(),
+        [*episode.observations[:, 0].tolist(), float(episode.next_observations[-1, 0])],
         episode.rewards.tolist(),
-        episode.terminations.astype(int).tolist(),
-        episode.truncations.astype(int).tolist(),
+        episode.terminals.astype(int).tolist(),
+        episode.timeouts.astype(int).tolist(),
         np.round(episode.actions[:, 0] * 90).astype(int).tolist(),
         following,
     )
@@ -361,9 +367,7 @@ def test_a_root_that_is_no_directory(tmp_path, monkeypatch):
 
 
 def test_rows_without_a_single_step(root):
-    rows = Rows(
-        "a.hdf5", *(np.zeros((1, 2), np.float32),) * 2, np.zeros(1, np.float32), *(np.zeros(1, bool),) * 2, None
-    )
+    rows = dataclasses.replace(empty_rows(Dimensions(2, 2), 1), next_observations=None)
     with pytest.raises(UserError, match="no row yields a transition"):
         write_dataset("robot-v0", rows, np.zeros(1, bool), Header(None, -1.0, 1.0, None))
     assert list(root.iterdir()) == []

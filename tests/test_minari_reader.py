@@ -42,7 +42,7 @@ def test_rows_by_hand(folder):
     np.testing.assert_array_equal(rows.rewards, index)
     np.testing.assert_array_equal(rows.terminals, [0, 0, 1, 1, 0, 0])
     np.testing.assert_array_equal(rows.timeouts, [0, 0, 0, 1, 0, 0])
-    assert rows.path == SOURCE and rows.following_actions is None and rows.dimensions == Dimensions(2, 3)
+    assert rows.name == SOURCE and rows.following_actions == {} and rows.dimensions == Dimensions(2, 3)
     numbers = (rows.observations, rows.next_observations, rows.actions, rows.rewards)
     assert {array.dtype for array in numbers} == {np.dtype(np.float32)}
     assert rows.terminals.dtype == rows.timeouts.dtype == np.dtype(bool)

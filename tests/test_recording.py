@@ -8,6 +8,7 @@ from recordings import export_policy, plan
 
 from brac_plus_tf.collection.recording import Collection, Part, Player
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.rows import COLUMNS
 from brac_plus_tf.runs import configuration
 
 # Google's collect_data: 20 % uniform, 40 % the policy, 40 % the policy perturbed; and the policy alone
@@ -45,8 +46,11 @@ def test_a_shard_depends_on_its_place_alone(policy):
     one, other = Player(made), Player(made)
     first, again = one.play(0, 0), one.play(1, 3)
     for actual, expected in ((other.play(1, 3), again), (other.play(0, 0), first)):
-        for a, b in zip((*actual.steps, *actual[1:]), (*expected.steps, *expected[1:]), strict=True):
-            np.testing.assert_array_equal(a, b)
+        assert actual.rows.columns().keys() == COLUMNS.keys()
+        for key, column in actual.rows.columns().items():
+            np.testing.assert_array_equal(column, expected.rows.columns()[key])
+        np.testing.assert_array_equal(actual.seeds, expected.seeds)
+        np.testing.assert_array_equal(actual.lengths, expected.lengths)
     for place in ((0, 1), (1, 0)):
         assert not np.isin(one.play(*place).seeds, first.seeds).any()
     assert not np.isin(Player(dataclasses.replace(made, seed=1)).play(0, 0).seeds, first.seeds).any()

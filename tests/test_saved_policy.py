@@ -25,8 +25,8 @@ SCALING = Scaling(
     observation_scale=np.array([2.0, 4.0, 0.5], np.float32),
     action_center=np.array([0.5, -1.0], np.float32),
     action_half_range=np.array([2.0, 0.25], np.float32),
-    reward_min=-1.0,
-    reward_max=5.0,
+    reward_shift=-1.0,
+    reward_scale=6.0,
 )
 FACTS = {"agent": "tiny", "seed": 3}
 
@@ -135,8 +135,8 @@ def test_metadata_by_hand(tiny):
             "observation_scale": [2.0, 4.0, 0.5],
             "action_center": [0.5, -1.0],
             "action_half_range": [2.0, 0.25],
-            "reward_min": -1.0,
-            "reward_max": 5.0,
+            "reward_shift": -1.0,
+            "reward_scale": 6.0,
         },
         "agent": "tiny",
         "seed": 3,

@@ -79,11 +79,7 @@ def test_a_stage_that_may_not_be_reused_is_not_kept(tmp_path):
         {"compiled": False},
         {"dataset": make_dataset(sha256="1" * 64)},
         {"dataset": make_dataset(rows=29)},
-        {
-            "dataset": dataclasses.replace(
-                DATASET, scaling=dataclasses.replace(DATASET.scaling, reward_max=np.float32(2))
-            )
-        },
+        {"dataset": dataclasses.replace(DATASET, scaling=dataclasses.replace(DATASET.scaling, reward_scale=2.0))},
     ],
     ids=["seed", "compiled", "dataset contents", "transitions", "scaling"],
 )

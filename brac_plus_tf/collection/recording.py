@@ -18,8 +18,8 @@ import tensorflow as tf
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters, describe
+from brac_plus_tf.data.rows import Rows, empty_rows, join_rows
 from brac_plus_tf.data.scaling import task_scaling
-from brac_plus_tf.data.steps import Steps, empty_steps
 from brac_plus_tf.environments.environment import Environment, make_environment
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
@@ -107,7 +107,7 @@ def _contents_sha256(directory: Path) -> str:
 class Shard(NamedTuple):
     """Whole episodes one after the other. seeds, lengths [P]: what each episode was reset with, and its steps."""
 
-    steps: Steps
+    rows: Rows
     seeds: np.ndarray
     lengths: np.ndarray
 
@@ -138,14 +138,15 @@ class Player:
         environments, waiting = self._environments, iter(range(episodes))
         running = np.array([next(waiting) for _ in environments])  # which episode each of them plays
         observations = np.stack(list(map(_reset, environments, seeds)))
-        kinds = [column.dtype for column in empty_steps(plan.task.dimensions, 0)]
-        rounds, played = list[Steps](), list[np.ndarray]()
+        kinds = {key: column.dtype for key, column in empty_rows(plan.task.dimensions, 0).columns().items()}
+        rounds, played = list[Rows](), list[np.ndarray]()
         while environments:
             actions = self._actions(observations.astype(np.float32), manner, generator)
             outcomes = [environment.step(action) for environment, action in zip(environments, actions, strict=True)]
             following, rewards, terminals, timeouts, _ = zip(*outcomes, strict=True)
             step = (observations, actions, rewards, terminals, timeouts, following)
-            rounds.append(Steps(*(np.asarray(column, kind) for column, kind in zip(step, kinds, strict=True))))
+            columns = {key: np.asarray(column, kinds[key]) for key, column in zip(kinds, step, strict=True)}
+            rounds.append(Rows.from_columns(columns))
             played.append(running.copy())
             observations, over = np.stack(following), list[int]()
             for place in np.flatnonzero(rounds[-1].terminals | rounds[-1].timeouts).tolist():
@@ -161,8 +162,8 @@ class Player:
             self._played(len(played[-1]))
         episode_of_row = np.concatenate(played)
         order = np.argsort(episode_of_row, kind="stable")
-        steps = Steps(*(np.concatenate(column)[order] for column in zip(*rounds, strict=True)))
-        return Shard(steps, np.array(seeds, np.int64), np.bincount(episode_of_row))
+        rows = Rows.from_columns({key: column[order] for key, column in join_rows(rounds).columns().items()})
+        return Shard(rows, np.array(seeds, np.int64), np.bincount(episode_of_row))
 
     def _actions(self, observations: np.ndarray, manner: Part, generator: np.random.Generator) -> np.ndarray:
         """observations [W, O] float32 -> actions [W, A] in the environment's range, played in the part's manner."""

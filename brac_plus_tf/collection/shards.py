@@ -25,8 +25,9 @@ from brac_plus_tf.collection.recording import Plan, Player, Shard, use_one_threa
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import lock_directory, write_json, written_atomically
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
+from brac_plus_tf.data.episodes import finished_returns
 from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
-from brac_plus_tf.data.steps import Steps, cut_off, episode_returns
+from brac_plus_tf.data.rows import COLUMNS, Rows, cut_off
 
 # Shards on disk -------------------------------------------------------------------------------------------------------
 
@@ -37,7 +38,8 @@ def _shard_path(directory: Path, part: int, shard: int) -> Path:
 
 def _save_shard(path: Path, shard: Shard) -> None:
     with written_atomically(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **shard.steps._asdict(), seeds=shard.seeds, lengths=shard.lengths)
+        arrays: dict[str, Any] = {**shard.rows.columns(), "seeds": shard.seeds, "lengths": shard.lengths}
+        np.savez(file, **arrays)
 
 
 @contextlib.contextmanager
@@ -52,7 +54,7 @@ def _open_shard(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
 
 def _load_shard(path: Path) -> Shard:
     with _open_shard(path) as arrays:
-        return Shard(Steps(*(arrays[key] for key in Steps._fields)), arrays["seeds"], arrays["lengths"])
+        return Shard(Rows.from_columns({key: arrays[key] for key in COLUMNS}), arrays["seeds"], arrays["lengths"])
 
 
 def _shard_rows(path: Path) -> int:
@@ -181,19 +183,19 @@ def _play_missing(plan: Plan, directory: Path, workers: int) -> list[list[int]]:
 def _merge(plan: Plan, directory: Path, output: Path, rows: Sequence[Sequence[int]]) -> None:
     seeds, parts, returns = list[np.ndarray](), list[int](), list[float]()
 
-    def blocks() -> Iterator[Steps]:
+    def blocks() -> Iterator[Rows]:
         for part, left in enumerate(plan.collection.rows(plan.steps)):
             for shard in range(len(rows[part])):
                 if not left:
                     break
                 played = _load_shard(_shard_path(directory, part, shard))
-                steps = cut_off(played.steps, min(left, len(played.steps.rewards)))
-                ended = episode_returns(steps).tolist()
+                block = cut_off(played.rows, min(left, len(played.rows)))
+                ended = finished_returns(block).tolist()
                 seeds.append(played.seeds[: len(ended)])
                 parts.extend([part] * len(ended))
                 returns.extend(ended)
-                left -= len(steps.rewards)
-                yield steps
+                left -= len(block)
+                yield block
 
     def facts() -> dict[str, object]:
         return {

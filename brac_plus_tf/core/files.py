@@ -16,6 +16,19 @@ if TYPE_CHECKING:  # few commands draw, and it takes a while to load
     from matplotlib.figure import Figure
 
 
+def check_regular_file(path: str) -> None:
+    """Raises UserError unless `path` is a regular file that can be opened."""
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; check the path")
+    if not os.path.isfile(path):  # a pipe or a device would block, or never end
+        raise UserError(f"{path}: not a regular file; give the path of one file")
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+
+
 def lock_directory(directory: Path, work: str, flag: str, folder: str = ".") -> TextIO:
     """Makes the directory and `folder` in it; no other process can lock it until the returned file is closed.
 

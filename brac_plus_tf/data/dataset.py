@@ -18,10 +18,10 @@ from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.data import download as dataset_download
 from brac_plus_tf.data import sources
-from brac_plus_tf.data.episodes import Episodes, check_lengths, cut_rows, split_episodes, to_transitions
+from brac_plus_tf.data.episodes import RecordedEpisodes, check_lengths, cut_rows, record_episodes, to_transitions
 from brac_plus_tf.data.minari_reader import is_minari
 from brac_plus_tf.data.rows import Rows
-from brac_plus_tf.data.scaling import Scaling
+from brac_plus_tf.data.scaling import Scaling, action_range
 from brac_plus_tf.environments.tasks import Task, find_task
 
 _SMALLEST_OBSERVATION_SCALE = 1e-3
@@ -138,7 +138,7 @@ def load_dataset(
     file_rows = _read_files(files, task.dimensions if task else None)
     dimensions = file_rows[0].dimensions
     low, high = (task.action_low, task.action_high) if task else (action_low, action_high)
-    action_center, action_half_range = _action_affine(low, high, dimensions.action)
+    action_center, action_half_range = action_range(low, high, dimensions.action)
     for rows in file_rows:
         _check_actions(rows, action_center, action_half_range)
 
@@ -163,27 +163,14 @@ def _read_files(files: Sequence[str], dimensions: Dimensions | None) -> list[Row
 
 def _episodes(
     file_rows: list[Rows], horizon: int | None, allow_longer: bool
-) -> tuple[list[np.ndarray], list[Episodes]]:
+) -> tuple[list[np.ndarray], list[RecordedEpisodes]]:
     """Each file's cut rows and episodes."""
     cuts = [cut_rows(rows, horizon) for rows in file_rows]
-    episodes = [split_episodes(rows, cut) for rows, cut in zip(file_rows, cuts, strict=True)]
+    episodes = [record_episodes(rows, cut) for rows, cut in zip(file_rows, cuts, strict=True)]
     if horizon is not None and not allow_longer:
         for rows, of_file in zip(file_rows, episodes, strict=True):
-            check_lengths(rows.path, of_file, horizon)
+            check_lengths(rows.name, of_file, horizon)
     return cuts, episodes
-
-
-def _action_affine(
-    low: float | Sequence[float], high: float | Sequence[float], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Center and half range [A] float32 of the action bounds."""
-    try:
-        bounds = np.stack([np.broadcast_to(np.asarray(bound, np.float64), (size,)) for bound in (low, high)])
-    except ValueError as error:
-        raise UserError(f"action bounds {low}, {high}: give one number, or one for each of {size} entries") from error
-    if not (np.isfinite(bounds).all() and (bounds[0] < bounds[1]).all()):
-        raise UserError(f"action bounds {low}, {high}: must be finite, the low ones below the high ones")
-    return ((bounds[0] + bounds[1]) / 2).astype(np.float32), ((bounds[1] - bounds[0]) / 2).astype(np.float32)
 
 
 def _check_actions(rows: Rows, center: np.ndarray, half_range: np.ndarray) -> None:
@@ -193,14 +180,14 @@ def _check_actions(rows: Rows, center: np.ndarray, half_range: np.ndarray) -> No
         row, entry = (int(index) for index in np.argwhere(outside)[0])
         low, high = center[entry] - half_range[entry], center[entry] + half_range[entry]
         raise UserError(
-            f"{rows.path}: key 'actions', row {row}: entry {entry} is {rows.actions[row, entry]:.9g}, outside "
+            f"{rows.name}: key 'actions', row {row}: entry {entry} is {rows.actions[row, entry]:.9g}, outside "
             f"[{low:g}, {high:g}]; clip the data, or correct the task or action_low and action_high"
         )
 
 
 def _concatenate_transitions(file_rows: list[Rows], cuts: list[np.ndarray]) -> Transition:
     """All files' transitions; empties file_rows, so that no more than two copies exist at a time."""
-    parts = [to_transitions(file_rows.pop(0), cut) for cut in cuts]
+    parts = [to_transitions(file_rows.pop(0), cut)[0] for cut in cuts]
     if len(parts) == 1:
         return parts[0]
     return Transition(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -224,8 +211,8 @@ def _rescale(
     normalize_observations: bool,
     rescale_rewards: bool,
 ) -> tuple[Transition, Scaling]:
-    """Rescales the arrays in place, as Scaling's formulas say, and returns them with the scaling."""
-    observation, action, reward, _, next_observation, next_action = transitions
+    """The transitions in network units, and the scaling that made them."""
+    observation, reward = transitions.observation, transitions.reward
     size = observation.shape[1]
     scaling = Scaling(np.zeros(size, np.float32), np.ones(size, np.float32), action_center, action_half_range)
     if normalize_observations:
@@ -235,17 +222,7 @@ def _rescale(
             observation_shift=observation.mean(axis=0, dtype=np.float64).astype(np.float32),
             observation_scale=np.maximum(deviations, _SMALLEST_OBSERVATION_SCALE).astype(np.float32),
         )
-        for array in (observation, next_observation):
-            array -= scaling.observation_shift
-            array /= scaling.observation_scale
     if rescale_rewards:
         low, high = reward.min(), reward.max()
-        scaling = dataclasses.replace(scaling, reward_min=float(low), reward_max=float(high))
-        reward -= low
-        reward /= high - low
-    for array in (action, next_action):
-        array -= action_center
-        array /= action_half_range
-        # Bounds hold up to a tolerance; what follows may count on [-1, 1].
-        np.clip(array, -1.0, 1.0, out=array)
-    return transitions, scaling
+        scaling = dataclasses.replace(scaling, reward_shift=float(low), reward_scale=float(high - low))
+    return scaling.to_network(transitions), scaling

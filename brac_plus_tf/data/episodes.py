@@ -34,7 +34,7 @@ from brac_plus_tf.core.types import Transition
 from brac_plus_tf.data.rows import Rows
 
 
-class Episodes(NamedTuple):
+class RecordedEpisodes(NamedTuple):
     """All P episodes in recorded order.
 
     returns [P] float64: undiscounted, in the environment's reward units. lengths [P] int64: rows. complete [P] bool:
@@ -44,6 +44,17 @@ class Episodes(NamedTuple):
     returns: np.ndarray
     lengths: np.ndarray
     complete: np.ndarray
+
+
+class Places(NamedTuple):
+    """Where transitions lie in their episodes: episode [M] its number, step [M] the steps before it, both int32.
+
+    Both grow with the row, so that a stretch of H transitions is one of consecutive steps exactly where the episode of
+    its ends is the same and their steps differ by H - 1.
+    """
+
+    episode: np.ndarray
+    step: np.ndarray
 
 
 def cut_rows(rows: Rows, horizon: int | None) -> np.ndarray:
@@ -59,30 +70,46 @@ def cut_rows(rows: Rows, horizon: int | None) -> np.ndarray:
     if horizon is None:
         if rows.next_observations is None:
             raise UserError(
-                f"{rows.path}: key 'timeouts' is missing and no task gives a horizon to infer it from; "
+                f"{rows.name}: key 'timeouts' is missing and no task gives a horizon to infer it from; "
                 f"store timeouts (all 0 if no episode was cut off) or name the task"
             )
         return np.zeros_like(rows.terminals)
-    logging.warning("%s has no 'timeouts': episodes are taken to be cut after %d steps", rows.path, horizon)
+    logging.warning("%s has no 'timeouts': episodes are taken to be cut after %d steps", rows.name, horizon)
     row = np.arange(len(rows.terminals))
     follows_terminal = np.concatenate(([True], rows.terminals[:-1]))
     start = np.maximum.accumulate(np.where(follows_terminal, row, 0))
     return ((row - start) % horizon == horizon - 1) & ~rows.terminals
 
 
-def split_episodes(rows: Rows, cuts: np.ndarray) -> Episodes:
-    """Statistics of one file's episodes; `cuts` as from cut_rows."""
+def last_rows(rows: Rows, cuts: np.ndarray) -> np.ndarray:
+    """[N] bool: whether the row is the last one of its episode that there is; `cuts` as from cut_rows."""
     ends = rows.terminals | cuts
-    finished = bool(ends[-1])
-    last_rows = np.flatnonzero(ends) if finished else np.append(np.flatnonzero(ends), len(ends) - 1)
-    first_rows = np.append(0, last_rows[:-1] + 1)
-    complete = np.ones(len(last_rows), bool)
-    complete[-1] = finished
-    returns = np.add.reduceat(rows.rewards, first_rows, dtype=np.float64)
-    return Episodes(returns, last_rows - first_rows + 1, complete)
+    ends[-1] = True  # what would follow the last row of all was not recorded
+    return ends
 
 
-def check_lengths(path: str, episodes: Episodes, horizon: int) -> None:
+def following_rows(ends: np.ndarray) -> np.ndarray:
+    """[N] int: the row that holds what the data did next, at the end of an episode the row itself; ends: last_rows."""
+    return np.arange(len(ends)) + ~ends
+
+
+def record_episodes(rows: Rows, cuts: np.ndarray) -> RecordedEpisodes:
+    """Statistics of one file's episodes; `cuts` as from cut_rows."""
+    last = np.flatnonzero(last_rows(rows, cuts))
+    first = np.append(0, last[:-1] + 1)
+    complete = np.ones(len(last), bool)
+    complete[-1] = rows.terminals[-1] | cuts[-1]
+    # float64: single precision would lose whole rewards at the end of long episodes
+    return RecordedEpisodes(np.add.reduceat(rows.rewards, first, dtype=np.float64), last - first + 1, complete)
+
+
+def finished_returns(rows: Rows) -> np.ndarray:
+    """Undiscounted returns of the episodes that end within the rows, in order; the rows have timeouts."""
+    episodes = record_episodes(rows, cut_rows(rows, None))
+    return episodes.returns[episodes.complete]
+
+
+def check_lengths(name: str, episodes: RecordedEpisodes, horizon: int) -> None:
     """Refuses episodes longer than `horizon` steps: most often a boundary that was not recorded.
 
     Raises:
@@ -93,29 +120,39 @@ def check_lengths(path: str, episodes: Episodes, horizon: int) -> None:
         index = int(np.argmax(longer))
         row = int(episodes.lengths[:index].sum())
         raise UserError(
-            f"{path}: key 'timeouts', row {row}: the episode that starts here has {episodes.lengths[index]} steps, "
+            f"{name}: key 'timeouts', row {row}: the episode that starts here has {episodes.lengths[index]} steps, "
             f"more than the task's {horizon}; mark where episodes were cut, or set allow_longer_episodes "
             f"if they truly are longer (human demonstrations are)"
         )
 
 
-def to_transitions(rows: Rows, cuts: np.ndarray) -> Transition:
-    """Transitions of one file in the file's units: float32 arrays of M <= N rows; `cuts` as from cut_rows."""
+def to_transitions(rows: Rows, cuts: np.ndarray) -> tuple[Transition, Places]:
+    """Transitions of one file in the file's units, and their places: arrays of M <= N rows; `cuts` as from cut_rows."""
     discount = 1.0 - rows.terminals.astype(np.float32)
-    ends = rows.terminals | cuts
-    ends[-1] = True
-    following = np.where(ends, 0, 1) + np.arange(len(ends))
+    ends = last_rows(rows, cuts)
+    following = following_rows(ends)
+    next_actions = rows.actions[following]
+    for row, action in rows.following_actions.items():
+        next_actions[row] = action
+    places = _places(ends)
     if rows.next_observations is not None:
-        next_actions = rows.actions[following]
-        for row, action in (rows.following_actions or {}).items():
-            next_actions[row] = action
-        return Transition(rows.observations, rows.actions, rows.rewards, discount, rows.next_observations, next_actions)
+        stored = rows.next_observations
+        return Transition(rows.observations, rows.actions, rows.rewards, discount, stored, next_actions), places
+    # A cut row's successor is unknown. A terminal one's is never looked at, so any finite numbers do.
     kept = np.flatnonzero(~ends | rows.terminals)
-    return Transition(
+    transitions = Transition(
         rows.observations[kept],
         rows.actions[kept],
         rows.rewards[kept],
         discount[kept],
         rows.observations[following[kept]],
-        rows.actions[following[kept]],
+        next_actions[kept],
     )
+    return transitions, Places(*(column[kept] for column in places))
+
+
+def _places(ends: np.ndarray) -> Places:
+    first = np.append(True, ends[:-1])
+    row = np.arange(len(ends))
+    start = np.maximum.accumulate(np.where(first, row, 0))
+    return Places((np.cumsum(first) - 1).astype(np.int32), (row - start).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Writes recorded steps as one HDF5 file in D4RL's layout; hdf5_reader.py is its counterpart."""
+"""Writes recorded rows as one HDF5 file in D4RL's layout; hdf5_reader.py is its counterpart."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from brac_plus_tf.core.files import written_atomically
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.steps import Steps, empty_steps
+from brac_plus_tf.data.rows import Rows, empty_rows
 from brac_plus_tf.environments.tasks import Task
 
 _CHUNK_ROWS = 65_536
@@ -24,12 +24,12 @@ def task_facts(task: Task, returns: Sequence[float] | np.ndarray) -> dict[str, o
 def write_hdf5(
     path: Path,
     dimensions: Dimensions,
-    rows: int,
-    blocks: Iterable[Steps],
+    count: int,
+    blocks: Iterable[Rows],
     facts: Callable[[], Mapping[str, object]],
     compress: bool = False,
 ) -> None:
-    """Writes `blocks`, `rows` steps in all, holding one block at a time; equal steps give equal bytes.
+    """Writes `blocks`, `count` rows in all, holding one block at a time; equal rows give equal bytes.
 
     Args:
       facts: what else to record, asked for after the last block: arrays go into the group `metadata`, all else becomes
@@ -37,25 +37,25 @@ def write_hdf5(
       compress: gzip, which pays for small files only: recorded floats hardly shrink.
     Raises:
       UserError: if the file cannot be written; then nothing is left at `path`.
-      ValueError: if the blocks hold another number of steps.
+      ValueError: if the blocks hold another number of rows.
     """
-    chunk = (min(rows, _CHUNK_ROWS), 1)  # an entry of a vector by itself compresses best
+    chunk = (min(count, _CHUNK_ROWS), 1)  # an entry of a vector by itself compresses best
     compression = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if compress else {}
     with written_atomically(path) as temporary:
         with h5py.File(temporary, "w", libver="earliest") as file:  # later formats note the time in every group
             columns = {}
-            for key, column in empty_steps(dimensions, 1)._asdict().items():
-                shape, chunks = (rows, *column.shape[1:]), chunk[: column.ndim] if compress else None
+            for key, column in empty_rows(dimensions, 1).columns().items():
+                shape, chunks = (count, *column.shape[1:]), chunk[: column.ndim] if compress else None
                 columns[key] = file.create_dataset(
                     key, shape, column.dtype, chunks=chunks, track_times=False, **compression
                 )
             start = 0
             for block in blocks:
-                for key, values in block._asdict().items():
+                for key, values in block.columns().items():
                     columns[key][start : start + len(values)] = values
-                start += len(block.rewards)
-            if start != rows:
-                raise ValueError(f"{start} steps, {rows} wanted")
+                start += len(block)
+            if start != count:
+                raise ValueError(f"{start} rows, {count} wanted")
             for name, value in facts().items():
                 if isinstance(value, np.ndarray):
                     file.create_dataset(f"metadata/{name}", data=value, track_times=False)

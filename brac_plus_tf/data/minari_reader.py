@@ -3,7 +3,7 @@
 The files are a stranger's, and minari's own loader runs code that they name: for a dataset whose metadata lack a space
 it calls gymnasium.make with the recorded `env_spec`, whose entry point may be any function of any module, with any
 arguments. So metadata.json is read here as plain JSON, of which the environment's id is only looked up in the table
-of tasks, and main_data.hdf5 through the checks of rows.py.
+of tasks, and main_data.hdf5 through the checks of hdf5_arrays.py.
 
 Layout (Minari 0.5, format hdf5): `$MINARI_DATASETS_PATH` or ~/.minari/datasets, then ID/data/metadata.json and
 ID/data/main_data.hdf5 with one group `episode_i` for each episode of T steps: observations [T + 1, O], actions [T, A],
@@ -19,17 +19,10 @@ import h5py
 import numpy as np
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import check_regular_file
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.rows import (
-    Kind,
-    Rows,
-    check_declared_size,
-    check_regular_file,
-    find_array,
-    follow_hard_link,
-    full_key,
-    open_hdf5,
-)
+from brac_plus_tf.data.hdf5_arrays import check_declared_size, find_array, follow_hard_link, full_key, open_hdf5
+from brac_plus_tf.data.rows import COLUMNS, Kind, Rows, join_rows
 
 PREFIX = "minari:"
 NEXT_ACTION = "next_action"
@@ -113,56 +106,44 @@ def read_rows(source: str, dimensions: Dimensions | None = None) -> Rows:
     metadata_path, path = data_files(source)
     metadata = _read_metadata(metadata_path)
     _check_spaces(metadata, metadata_path)
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in (*_ARRAYS, "next_observations")}
-    following_actions: dict[int, np.ndarray] = {}
-    declared, end = 0, 0
+    episodes, declared = list[Rows](), 0
     with open_hdf5(path) as file:
         count = _episode_count(metadata, file, metadata_path, path)
         for index in range(count):
             group = follow_hard_link(file, path, f"episode_{index}")
             if not isinstance(group, h5py.Group):
                 raise UserError(f"{path}: key 'episode_{index}' is not a group; write the dataset again with minari")
-            episode, dimensions, size = _read_episode(group, path, dimensions, declared)
-            declared += size
-            end += len(episode["rewards"])
-            if not episode["terminations"][-1] and index + 1 < count:
-                episode["truncations"][-1] = True
-            for key, array in episode.items():
-                columns[key].append(array)
-            if NEXT_ACTION in group.attrs:
-                following_actions[end - 1] = _read_next_action(group, path, dimensions.action)
-    joined = {key: np.concatenate(columns.pop(key)) for key in tuple(columns)}
-    return Rows(
-        source,
-        joined["observations"],
-        joined["actions"],
-        joined["rewards"],
-        joined["terminations"],
-        joined["truncations"],
-        joined["next_observations"],
-        following_actions or None,
-    )
+            episode, size = _read_episode(group, path, dimensions, declared)
+            declared, dimensions = declared + size, episode.dimensions
+            if not episode.terminals[-1] and index + 1 < count:
+                assert episode.timeouts is not None
+                episode.timeouts[-1] = True
+            episodes.append(episode)
+    return join_rows(episodes, source)
 
 
 def _read_episode(
     group: h5py.Group, path: str, dimensions: Dimensions | None, declared_before: int
-) -> tuple[dict[str, np.ndarray], Dimensions, int]:
-    """An episode's columns of T rows, its dimensions, and the bytes it declares."""
+) -> tuple[Rows, int]:
+    """An episode's T rows, and the bytes it declares."""
     arrays = {key: find_array(group, path, key, kind) for key, kind in _ARRAYS.items()}
-    steps, name = arrays["rewards"].rows, full_key(group, "rewards")
+    steps, name = arrays["rewards"].shape[0], full_key(group, "rewards")
     for key, array in arrays.items():
         more = key == "observations"
         what = "one more row than steps, its last state" if more else "one row per step"
         array.check_rows(steps + more, f"'{name}' has {steps}; it must have {what}")
     if dimensions is None:
-        dimensions = Dimensions(*(arrays[key].dataset.shape[1] for key in ("observations", "actions")))
+        dimensions = Dimensions(*(arrays[key].shape[1] for key in ("observations", "actions")))
     arrays["observations"].check_width(dimensions.observation)
     arrays["actions"].check_width(dimensions.action)
     declared = sum(array.declared_bytes for array in arrays.values())
+    # added up over the episodes: one group may stand in a file under many names
     check_declared_size(path, declared_before + declared)
-    values = {key: array.read() for key, array in arrays.items()}
-    observations = values.pop("observations")
-    return values | {"observations": observations[:-1], "next_observations": observations[1:]}, dimensions, declared
+    values = [array.read() for array in arrays.values()]
+    columns = dict(zip(COLUMNS, [values[0][:-1], *values[1:], values[0][1:]], strict=True))
+    known = NEXT_ACTION in group.attrs
+    following = {steps - 1: _read_next_action(group, path, dimensions.action)} if known else {}
+    return Rows.from_columns(columns, path, following), declared
 
 
 def _read_next_action(group: h5py.Group, path: str, size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ Without stored next_observations
 So the transitions of what is written equal those of what was read, bit for bit.
 """
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,25 +20,11 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.data.episodes import last_rows
 from brac_plus_tf.data.minari_reader import NEXT_ACTION, dataset_directory, datasets_root
 from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.environments.environment import environment_specification
 from brac_plus_tf.environments.tasks import Task
-
-
-class MinariEpisode(NamedTuple):
-    """One episode of T steps as Minari stores it.
-
-    observations [T + 1, O], actions [T, A], rewards [T] float32; terminations, truncations [T] bool. next_action [A]:
-    what the data did after the last step, None if nothing or unknown.
-    """
-
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminations: np.ndarray
-    truncations: np.ndarray
-    next_action: np.ndarray | None
 
 
 class Header(NamedTuple):
@@ -49,34 +36,36 @@ class Header(NamedTuple):
     algorithm: str | None
 
 
-def minari_episodes(rows: Rows, cuts: np.ndarray) -> Iterator[MinariEpisode]:
+def minari_episodes(rows: Rows, cuts: np.ndarray) -> Iterator[Rows]:
     """The episodes of one source that have at least one step, in order; `cuts` as from episodes.cut_rows.
 
     Raises:
       UserError: naming the first row inside an episode whose stored next observation is not the row's that follows.
     """
-    ends = rows.terminals | cuts
-    ends[-1] = True
+    ends = last_rows(rows, cuts)
     _check_continuous(rows, ends)
-    last_rows = np.flatnonzero(ends)
-    for first, last in zip(np.append(0, last_rows[:-1] + 1), last_rows, strict=True):
-        end, state, next_action = last + 1, rows.observations[last], (rows.following_actions or {}).get(int(last))
-        if rows.next_observations is not None:
-            state = rows.next_observations[last]
-        elif not rows.terminals[last]:
-            end, next_action = last, rows.actions[last]
-        if end == first:
-            continue
-        truncations = np.zeros(end - first, bool)
-        truncations[-1] = cuts[last] if rows.timeouts is None else rows.timeouts[last]
-        yield MinariEpisode(
-            np.concatenate((rows.observations[first:end], state[None])),
-            rows.actions[first:end],
-            rows.rewards[first:end],
-            rows.terminals[first:end],
-            truncations,
-            next_action,
-        )
+    last = np.flatnonzero(ends)
+    for first, end in zip(np.append(0, last[:-1] + 1).tolist(), (last + 1).tolist(), strict=True):
+        timeouts = cuts if rows.timeouts is None else rows.timeouts
+        episode = dataclasses.replace(rows.part(first, end), timeouts=timeouts[first:end])
+        if rows.next_observations is None:
+            episode = _with_next_observations(episode)
+        if len(episode):
+            yield episode
+
+
+def _with_next_observations(episode: Rows) -> Rows:
+    """The rows whose next observation is known: each takes the observation of the row that follows it."""
+    following = np.concatenate((episode.observations[1:], episode.observations[-1:]))
+    whole = dataclasses.replace(episode, next_observations=following)
+    last = len(episode) - 1
+    if episode.terminals[last]:
+        return whole
+    known = whole.part(0, last)
+    assert whole.timeouts is not None and known.timeouts is not None
+    timeouts = known.timeouts.copy()
+    timeouts[-1:] = whole.timeouts[last]  # none, if that row is all the episode has
+    return dataclasses.replace(known, timeouts=timeouts, following_actions={last - 1: episode.actions[last]})
 
 
 def check_new(dataset_id: str) -> str:
@@ -113,7 +102,7 @@ def write_dataset(dataset_id: str, rows: Rows, cuts: np.ndarray, header: Header)
     directory = check_new(dataset_id)
     episodes = list(minari_episodes(rows, cuts))
     if not episodes:
-        raise UserError(f"{rows.path}: no row yields a transition, so there is no episode to write")
+        raise UserError(f"{rows.name}: no row yields a transition, so there is no episode to write")
     try:
         os.makedirs(datasets_root(), exist_ok=True)
         # Hidden, so that minari does not list it, and on the same file system, so that it can be moved as a whole.
@@ -125,7 +114,7 @@ def write_dataset(dataset_id: str, rows: Rows, cuts: np.ndarray, header: Header)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{directory}: cannot be written ({reason}); check the space and permissions there") from error
-    return len(episodes), sum(len(episode.rewards) for episode in episodes)
+    return len(episodes), sum(len(episode) for episode in episodes)
 
 
 def _check_continuous(rows: Rows, ends: np.ndarray) -> None:
@@ -135,12 +124,12 @@ def _check_continuous(rows: Rows, ends: np.ndarray) -> None:
     if differs.any():
         row = int(np.argmax(differs))
         raise UserError(
-            f"{rows.path}: key 'next_observations', row {row}: is not the observation of row {row + 1} though no flag "
+            f"{rows.name}: key 'next_observations', row {row}: is not the observation of row {row + 1} though no flag "
             f"ends the episode there, and Minari cannot store both; mark in timeouts where episodes were cut off"
         )
 
 
-def _write(folder: Path, dataset_id: str, episodes: Sequence[MinariEpisode], header: Header) -> None:
+def _write(folder: Path, dataset_id: str, episodes: Sequence[Rows], header: Header) -> None:
     import minari
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -156,11 +145,22 @@ def _write(folder: Path, dataset_id: str, episodes: Sequence[MinariEpisode], hea
     )
     algorithm = {"algorithm_name": header.algorithm} if header.algorithm else {}
     storage.update_metadata({"dataset_id": dataset_id, "minari_version": minari.__version__, **algorithm})
-    stored = [{key: column for key, column in episode._asdict().items() if key != NEXT_ACTION} for episode in episodes]
-    storage.update_episodes(EpisodeBuffer(**columns) for columns in stored)
-    following = {index: episode.next_action for index, episode in enumerate(episodes)}
+    storage.update_episodes(EpisodeBuffer(**_stored_columns(episode)) for episode in episodes)
+    following = {index: episode.following_actions.get(len(episode) - 1) for index, episode in enumerate(episodes)}
     known = {index: {NEXT_ACTION: action} for index, action in following.items() if action is not None}
     storage.update_episode_metadata(known.values(), known.keys())
+
+
+def _stored_columns(episode: Rows) -> dict[str, np.ndarray]:
+    """Minari's names; T + 1 observations of T steps."""
+    assert episode.timeouts is not None and episode.next_observations is not None
+    return {
+        "observations": np.concatenate((episode.observations, episode.next_observations[-1:])),
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        "terminations": episode.terminals,
+        "truncations": episode.timeouts,
+    }
 
 
 def _make_namespace(dataset_id: str) -> None:

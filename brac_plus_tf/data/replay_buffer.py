@@ -3,50 +3,61 @@
 import numpy as np
 import tensorflow as tf
 
+from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions, Transition
+from brac_plus_tf.data.episodes import cut_rows, following_rows, last_rows
+from brac_plus_tf.data.rows import Rows, empty_rows
 from brac_plus_tf.data.scaling import Scaling
-from brac_plus_tf.data.steps import Steps, empty_steps
 
 
 class ReplayBuffer:
-    """Steps in the order they were taken, up to `capacity`.
+    """Rows in the order they were taken, up to `capacity`, in the environment's units.
 
-    They are held in variables: compiled training sees every step added, and checkpoints keep them.
+    They are held in variables: compiled training sees every row added, and checkpoints keep them.
     """
 
     def __init__(self, dimensions: Dimensions, scaling: Scaling, capacity: int) -> None:
         self.dimensions, self._scaling = dimensions, scaling
-        empty = empty_steps(dimensions, capacity)._asdict()
+        empty = empty_rows(dimensions, capacity).columns()
         self._columns = {key: tf.Variable(column, trainable=False) for key, column in empty.items()}
+        self._following = tf.Variable(np.zeros(capacity, np.int32), trainable=False)  # see following_rows
         self._size = tf.Variable(0, trainable=False, dtype=tf.int32)
 
     @property
     def variables(self) -> list[tf.Variable]:
-        return [*self._columns.values(), self._size]
+        return [*self._columns.values(), self._following, self._size]
 
     def __len__(self) -> int:
         return int(self._size.numpy())
 
-    def append(self, steps: Steps) -> None:
-        """Adds steps in the environment's units."""
-        start, count = len(self), len(steps.rewards)
-        for key, values in steps._asdict().items():
-            self._columns[key][start : start + count].assign(values)
-        self._size.assign_add(count)
+    def append(self, rows: Rows) -> None:
+        """Adds rows that have all columns."""
+        start, end = len(self), len(self) + len(rows)
+        for key, values in rows.columns().items():
+            self._columns[key][start:end].assign(values)
+        self._size.assign(end)
+        # from the row before on: what was done after it is known only now
+        first = max(start - 1, 0)
+        added = self._rows(first, end)
+        following = first + following_rows(last_rows(added, cut_rows(added, None)))
+        self._following[first:end].assign(following.astype(np.int32))
 
-    def steps(self) -> Steps:
-        """All steps so far, in the environment's units."""
-        return Steps(**{key: column.numpy()[: len(self)] for key, column in self._columns.items()})
+    def rows(self) -> Rows:
+        """All rows so far."""
+        return self._rows(0, len(self))
+
+    def _rows(self, first: int, end: int) -> Rows:
+        return Rows.from_columns({key: column[first:end].numpy() for key, column in self._columns.items()})
 
     @property
     def transitions(self) -> Transition:
         """All transitions so far as arrays, in network units."""
-        return Transition(*(np.asarray(values) for values in self._rows(tf.range(len(self)))))
+        return Transition(*(np.asarray(values) for values in self._transitions(tf.range(len(self)))))
 
     @property
     def tensors(self) -> Transition:
         """Of one row each: compiled functions hold the variables themselves."""
-        return self._rows(tf.zeros([1], tf.int32))
+        return self._transitions(tf.zeros([1], tf.int32))
 
     def sample(self, shape: tuple[int, ...], seed: tf.Tensor) -> Transition:
         """Draws transitions uniformly with replacement from those there are when it runs.
@@ -54,26 +65,25 @@ class ReplayBuffer:
         Args:
           shape: leading axes of the batch. seed: [2] int32; equal seeds and sizes give equal batches.
         """
-        return self._rows(tf.random.stateless_uniform(shape, seed, 0, self._size, tf.int32, alg="philox"))
+        return self._transitions(tf.random.stateless_uniform(shape, seed, 0, self._size, tf.int32, alg="philox"))
 
-    def _rows(self, index: tf.Tensor) -> Transition:
-        scaling = self._scaling
+    def sample_segments(self, count: int, length: int, seed: tf.Tensor) -> Transition:
+        """Refused: which rows may begin a segment changes with every step taken.
 
-        def column(key: str, rows: tf.Tensor = index) -> tf.Tensor:
-            return tf.gather(self._columns[key], rows)
+        Raises:
+          UserError: always.
+        """
+        raise UserError("a replay buffer has no segments to draw: train on its record, replay.hdf5, instead")
 
-        terminal, timeout = column("terminals"), column("timeouts")
-        ended = terminal | timeout | (index + 1 >= self._size)
-        following = tf.where(ended, index, index + 1)
-
-        def scaled(actions: tf.Tensor) -> tf.Tensor:
-            return tf.clip_by_value((actions - scaling.action_center) / scaling.action_half_range, -1.0, 1.0)
-
-        return Transition(
-            observation=column("observations"),
-            action=scaled(column("actions")),
-            reward=column("rewards"),
-            discount=1.0 - tf.cast(terminal, tf.float32),
-            next_observation=column("next_observations"),
-            next_action=scaled(column("actions", following)),
+    def _transitions(self, index: tf.Tensor) -> Transition:
+        columns = {key: tf.gather(column, index) for key, column in self._columns.items() if key != "timeouts"}
+        following = tf.gather(self._following, index)
+        transition = Transition(
+            observation=columns["observations"],
+            action=columns["actions"],
+            reward=columns["rewards"],
+            discount=1.0 - tf.cast(columns["terminals"], tf.float32),
+            next_observation=columns["next_observations"],
+            next_action=tf.gather(self._columns["actions"], following),
         )
+        return self._scaling.to_network(transition)

@@ -1,211 +1,186 @@
-"""The rows of a dataset, and the checks that an array passes before it becomes one of their columns.
+"""The rows that a simulator or a robot recorded: what readers return, writers take and the replay buffer keeps."""
 
-Every HDF5 file is treated as a stranger's: links are never followed, external and virtual storage is refused, and
-declared sizes are compared with the file and the memory before any allocation. Not covered: a compressed chunk whose
-stream expands beyond the chunk's declared size.
-"""
-
-import contextlib
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import h5py
 import numpy as np
+import numpy.typing as npt
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 
-# A file may always declare this much; beyond it, compression by more than the factor below is refused. Float data
-# recorded from an environment compress by less than 10.
-_ALWAYS_ALLOWED_BYTES = 2**30
-_LARGEST_COMPRESSION = 256
-
 # What an array holds of one row: a vector [size], one number, or one flag that is 0 or 1.
 Kind = Literal["vector", "number", "flag"]
+REQUIRED: dict[str, Kind] = {"observations": "vector", "actions": "vector", "rewards": "number", "terminals": "flag"}
+OPTIONAL: dict[str, Kind] = {"timeouts": "flag", "next_observations": "vector"}
+COLUMNS = REQUIRED | OPTIONAL
 
 
-class Rows(NamedTuple):
-    """The rows of one source, in its order and units.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """N environment steps in the order they were taken, in the environment's units; the columns are D4RL's keys.
 
-    observations [N, O], actions [N, A], rewards [N] float32; terminals [N] bool; timeouts [N] bool or None when the
-    source does not say; next_observations [N, O] float32 or None. following_actions: row -> the action [A] float32
-    that the data did next, where the row that did it is not stored.
+    observations [N, O], actions [N, A], rewards [N] float32. terminals [N] bool: the step ended the task. timeouts [N]
+    bool: it only ended the recording; None where that is not known. next_observations [N, O] float32, None where they
+    are not stored. following_actions: row -> the action [A] that the data did next, where the row that did it is not
+    stored. name: what messages call the data.
     """
 
-    path: str
     observations: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     terminals: np.ndarray
-    timeouts: np.ndarray | None
-    next_observations: np.ndarray | None
-    following_actions: Mapping[int, np.ndarray] | None = None
+    timeouts: np.ndarray | None = None
+    next_observations: np.ndarray | None = None
+    following_actions: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an array of another type or shape; what the values are is `rows_from_arrays`' part."""
+        width = {"actions": self.actions.shape[-1]}
+        for key, column in self.columns().items():
+            kind = COLUMNS[key]
+            shape = (len(self), width.get(key, self.observations.shape[-1])) if kind == "vector" else (len(self),)
+            if (column.dtype, column.shape) != (np.bool_ if kind == "flag" else np.float32, shape):
+                raise ValueError(f"{key}: {column.dtype} {column.shape} among rows of {shape}; see rows_from_arrays")
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, np.ndarray], name: str = "data", following: Mapping[int, np.ndarray] | None = None
+    ) -> "Rows":
+        """The inverse of `columns`."""
+        keywords: dict[str, Any] = {key: columns.get(key) for key in COLUMNS}
+        return cls(**keywords, following_actions=following or {}, name=name)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
 
     @property
     def dimensions(self) -> Dimensions:
         """Entries of one observation and of one action."""
         return Dimensions(self.observations.shape[1], self.actions.shape[1])
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by key, without those that are None."""
+        return {key: column for key in COLUMNS if (column := getattr(self, key)) is not None}
 
-def check_regular_file(path: str) -> None:
-    """Raises UserError unless `path` is a regular file that can be opened."""
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; check the path")
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: not a regular file; give the path of one file")
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    def part(self, first: int, end: int) -> "Rows":
+        """Rows first, .., end - 1."""
+        columns = {key: column[first:end] for key, column in self.columns().items()}
+        known = self.following_actions
+        following = {row - first: known[row] for row in range(first, end) if row in known} if known else {}
+        return Rows.from_columns(columns, self.name, following)
 
 
-def check_hdf5_file(path: str) -> None:
-    """Raises UserError unless `path` is a regular file with HDF5's signature."""
-    check_regular_file(path)
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path}: not an HDF5 file; check the path, or copy or download it again")
+def join_rows(parts: Sequence[Rows], name: str = "data") -> Rows:
+    """The parts one after the other; all have the same columns."""
+    columns = {key: np.concatenate([part.columns()[key] for part in parts]) for key in parts[0].columns()}
+    following, start = dict[int, np.ndarray](), 0
+    for part in parts:
+        following |= {start + row: action for row, action in part.following_actions.items()}
+        start += len(part)
+    return Rows.from_columns(columns, name, following)
 
 
-@contextlib.contextmanager
-def open_hdf5(path: str) -> Iterator[h5py.File]:
-    """The file opened for reading; whatever HDF5 says against it, here or inside the block, becomes a UserError."""
-    check_hdf5_file(path)
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, MemoryError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read as HDF5 ({reason}); copy or download the file again") from error
+def empty_rows(dimensions: Dimensions, count: int) -> Rows:
+    """All columns, of zeros."""
+    return Rows(
+        observations=np.zeros((count, dimensions.observation), np.float32),
+        actions=np.zeros((count, dimensions.action), np.float32),
+        rewards=np.zeros(count, np.float32),
+        terminals=np.zeros(count, bool),
+        timeouts=np.zeros(count, bool),
+        next_observations=np.zeros((count, dimensions.observation), np.float32),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredArray:
-    """One array of a file, checked as far as that goes without reading it. key: its full name in the file."""
+def rows_from_arrays(name: str, arrays: Mapping[str, npt.ArrayLike], dimensions: Dimensions | None = None) -> Rows:
+    """Rows of anybody's arrays, with the checks that every dataset passes before it is trained on.
 
-    path: str
-    key: str
-    kind: Kind
-    dataset: h5py.Dataset
+    Args:
+      name: what messages call the data. arrays: by D4RL's keys, see `Rows`; numbers may be integers or floats of any
+        width, flags bool or numbers that are 0 or 1, both of shape [N] or [N, 1]; other keys are not touched.
+      dimensions: sizes the task expects; None accepts any.
+    Raises:
+      UserError: naming key and row, for anything missing, misshapen, non-numeric or not finite.
+    """
+    for key in REQUIRED:
+        if arrays.get(key) is None:
+            raise UserError(f"{name}: key '{key}' is missing; give {', '.join(REQUIRED)}")
+    given = {key: np.asarray(arrays[key]) for key in COLUMNS if arrays.get(key) is not None}
+    for key, array in given.items():
+        check_form(name, key, array.dtype, array.shape, COLUMNS[key])
+    check_sizes(name, {key: array.shape for key, array in given.items()}, dimensions)
+    return Rows.from_columns({key: to_column(name, key, COLUMNS[key], array) for key, array in given.items()}, name)
 
-    @property
-    def rows(self) -> int:
-        """Entries along the first axis, at least 1."""
-        return self.dataset.shape[0]
 
-    @property
-    def declared_bytes(self) -> int:
-        """What reading it would allocate."""
-        chunk = int(np.prod(self.dataset.chunks, dtype=object)) if self.dataset.chunks else 0
-        entries = max(int(np.prod(self.dataset.shape, dtype=object)), chunk)
-        return entries * max(4, self.dataset.dtype.itemsize)
+def check_form(name: str, key: str, dtype: np.dtype, shape: tuple[int, ...] | None, kind: Kind) -> None:
+    """Raises UserError unless an array of that type and shape can be a column of that kind."""
+    if dtype.kind not in ("biuf" if kind == "flag" else "iuf") or dtype.shape:
+        raise UserError(f"{name}: key '{key}' holds type {dtype}; store numbers (float32)")
+    if shape is None or 0 in shape:
+        raise UserError(f"{name}: key '{key}' is empty (shape {shape}); there must be at least one row")
+    if kind != "vector" and len(shape) != 1 and shape[1:] != (1,):
+        raise UserError(f"{name}: key '{key}' has shape {shape}; store one value per row, shape [N]")
+    if kind == "vector" and len(shape) != 2:
+        raise UserError(f"{name}: key '{key}' has shape {shape}; store one vector per row, shape [N, size]")
 
-    def check_rows(self, expected: int, reason: str) -> None:
-        """Raises UserError, with the reason, for any other number of rows."""
-        if self.rows != expected:
-            raise UserError(f"{self.path}: key '{self.key}' has {self.rows} rows where {reason}")
 
-    def check_width(self, size: int) -> None:
-        """Raises UserError unless the rows are vectors of that size."""
-        if self.dataset.shape[1] != size:
+def check_sizes(name: str, shapes: Mapping[str, tuple[int, ...]], dimensions: Dimensions | None) -> None:
+    """Raises UserError unless the columns' shapes fit one another, and the dimensions if they are given."""
+    rows = shapes["observations"][0]
+    for key, shape in shapes.items():
+        if shape[0] != rows:
             raise UserError(
-                f"{self.path}: key '{self.key}' has {self.dataset.shape[1]} entries per row where {size} are expected; "
-                f"check that the file belongs to the task"
+                f"{name}: key '{key}' has {shape[0]} rows where 'observations' has {rows}; "
+                f"every key must have one row per step"
             )
+    if dimensions is not None:
+        check_width(name, "observations", shapes["observations"], dimensions.observation)
+        check_width(name, "actions", shapes["actions"], dimensions.action)
+    if "next_observations" in shapes:
+        check_width(name, "next_observations", shapes["next_observations"], shapes["observations"][1])
 
-    def read(self) -> np.ndarray:
-        """The values: vectors [rows, size] and numbers [rows] as finite float32, flags [rows] as bool.
 
-        Raises:
-          UserError: naming the row of a number that is not finite or a flag that is neither 0 nor 1.
-        """
-        if self.kind == "flag":
-            return self._flags(self._read(self.dataset.dtype).reshape(-1))
-        array = self._read(np.dtype(np.float32))
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            values = array[row].reshape(-1)
-            value = values[~np.isfinite(values)][0]
-            raise UserError(f"{self._row(row)}: {value} is not a finite float32 number; repair the data")
-        return array if self.kind == "vector" else array.reshape(-1)
+def check_width(name: str, key: str, shape: tuple[int, ...], size: int) -> None:
+    """Raises UserError unless the rows are vectors of that size."""
+    if shape[1] != size:
+        raise UserError(
+            f"{name}: key '{key}' has {shape[1]} entries per row where {size} are expected; "
+            f"check that the file belongs to the task"
+        )
 
-    def _flags(self, array: np.ndarray) -> np.ndarray:
+
+def to_column(name: str, key: str, kind: Kind, array: np.ndarray) -> np.ndarray:
+    """The array as a column of `Rows`: vectors [N, size] and numbers [N] as finite float32, flags [N] as bool.
+
+    Raises:
+      UserError: naming the row of a number that is not finite or a flag that is neither 0 nor 1.
+    """
+    if kind == "flag":
+        array = array.reshape(-1)
         flags = array == 1
         wrong = ~flags & (array != 0)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise UserError(f"{self._row(row)}: {array[row]} is neither 0 nor 1; store flags as bool")
+            raise UserError(f"{name}: key '{key}', row {row}: {array[row]} is neither 0 nor 1; store flags as bool")
         return flags
-
-    def _row(self, row: int) -> str:
-        return f"{self.path}: key '{self.key}', row {row}"
-
-    def _read(self, dtype: np.dtype) -> np.ndarray:
-        array = np.empty(self.dataset.shape, dtype)
-        try:
-            self.dataset.read_direct(array)
-        except (OSError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{self.path}: key '{self.key}' cannot be read ({reason}); copy or download the file again"
-            ) from error
-        return array
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
+        array = np.asarray(array, np.float32)
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        values = array[row].reshape(-1)
+        value = values[~np.isfinite(values)][0]
+        raise UserError(f"{name}: key '{key}', row {row}: {value} is not a finite float32 number; repair the data")
+    return array if kind == "vector" else array.reshape(-1)
 
 
-def find_array(group: h5py.Group, path: str, key: str, kind: Kind) -> StoredArray:
-    """The array directly in `group` under that key.
-
-    Raises:
-      UserError: naming the key, unless it is stored in this very file, numeric, of the kind's shape and not empty.
-    """
-    name = full_key(group, key)
-    dataset = follow_hard_link(group, path, key)
-    if not isinstance(dataset, h5py.Dataset):
-        raise UserError(f"{path}: key '{name}' is not a dataset; store it as one array")
-    if dataset.is_virtual or dataset.external:
-        raise UserError(f"{path}: key '{name}' keeps its data in other files, which is refused; store the data itself")
-    if dataset.dtype.kind not in ("biuf" if kind == "flag" else "iuf") or dataset.dtype.shape:
-        raise UserError(f"{path}: key '{name}' holds type {dataset.dtype}; store numbers (float32)")
-    shape = dataset.shape
-    if shape is None or 0 in shape:
-        raise UserError(f"{path}: key '{name}' is empty (shape {shape}); the file must hold at least one row")
-    if kind != "vector" and len(shape) != 1 and shape[1:] != (1,):
-        raise UserError(f"{path}: key '{name}' has shape {shape}; store one value per row, shape [N]")
-    if kind == "vector" and len(shape) != 2:
-        raise UserError(f"{path}: key '{name}' has shape {shape}; store one vector per row, shape [N, size]")
-    return StoredArray(path, name, kind, dataset)
-
-
-def follow_hard_link(group: h5py.Group, path: str, key: str) -> h5py.HLObject:
-    """What lies in `group` itself under that key.
-
-    Raises:
-      UserError: if there is nothing, or a link to another place or file.
-    """
-    # The low-level calls look at the link itself; `key in group` would already open what it points to.
-    links, name = group.id.links, full_key(group, key)
-    if not links.exists(key.encode()):
-        place = "the root" if group.name == "/" else f"'{group.name.lstrip('/')}'"
-        raise UserError(f"{path}: key '{name}' is missing; the file must hold it as a dataset under {place}")
-    if links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
-        raise UserError(f"{path}: key '{name}' is a link to elsewhere, which is never followed; store the data itself")
-    return group[key]
-
-
-def full_key(group: h5py.Group, key: str) -> str:
-    """The key as seen from the file's root."""
-    return f"{group.name}/{key}".lstrip("/")
-
-
-def check_declared_size(path: str, declared_bytes: int) -> None:
-    """Refuses files that declare more than they can hold: an allocation of that size would end the process."""
-    plausible = max(_ALWAYS_ALLOWED_BYTES, _LARGEST_COMPRESSION * os.path.getsize(path))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if declared_bytes > plausible or declared_bytes > memory // 2:
-        raise UserError(
-            f"{path}: declares {declared_bytes / 1e9:.1f} GB of data in a file of {os.path.getsize(path) / 1e9:.3f} GB "
-            f"(memory {memory / 1e9:.0f} GB), which is refused; check the file's origin, or split it"
-        )
+def cut_off(rows: Rows, count: int) -> Rows:
+    """The first `count` rows; if the last one's episode goes on, it counts as timed out there."""
+    first = rows.part(0, count)
+    assert first.timeouts is not None
+    timeouts = first.timeouts.copy()
+    timeouts[-1] = not first.terminals[-1]
+    return dataclasses.replace(first, timeouts=timeouts)

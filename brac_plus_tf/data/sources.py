@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from brac_plus_tf.core.files import check_regular_file
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data import hdf5_reader, minari_reader
 from brac_plus_tf.data.download import is_dataset_name
 from brac_plus_tf.data.minari_reader import is_minari
-from brac_plus_tf.data.rows import Rows, check_regular_file
+from brac_plus_tf.data.rows import Rows
 
 _HASH_BLOCK_BYTES = 2**22
 

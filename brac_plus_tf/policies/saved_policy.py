@@ -51,9 +51,9 @@ class DeployedPolicy(tf.Module):
             # a loaded signature does not check its input's shape, and [N, 1] would be broadcast without a word
             observation = tf.ensure_shape(observation, [None, self.dimensions.observation])
             observation = tf.debugging.check_numerics(observation, "observation holds NaN or infinite values")
-            normalized = (observation - scaling.observation_shift) / scaling.observation_scale
+            normalized = scaling.normalize_observation(observation)
             action, _ = policy.act(normalized, (), tf.stack([seed, 0]))
-            return action * scaling.action_half_range + scaling.action_center
+            return scaling.to_environment_action(action)
 
         return act
 

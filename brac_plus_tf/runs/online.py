@@ -18,10 +18,11 @@ from brac_plus_tf.agents.base import Agent, Policy, Stage, TransitionSource, no_
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_figure
 from brac_plus_tf.core.randomness import Purpose, fold, initializer_seed, uniform
+from brac_plus_tf.data.episodes import finished_returns
 from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
 from brac_plus_tf.data.replay_buffer import ReplayBuffer
+from brac_plus_tf.data.rows import cut_off, empty_rows
 from brac_plus_tf.data.scaling import task_scaling
-from brac_plus_tf.data.steps import cut_off, empty_steps, episode_returns
 from brac_plus_tf.environments.environment import Environment
 from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
@@ -78,7 +79,7 @@ class Explorer:
           UserError: if the simulator does not repeat a recorded episode, or leaves the finite numbers.
         """
         observation = self._continue() if self._observation is None else self._observation
-        before, played = len(self._buffer), empty_steps(self._task.dimensions, steps)
+        before, played = len(self._buffer), empty_rows(self._task.dimensions, steps)
         random = uniform(played.actions.shape, fold(seed, Purpose.UNIFORM_ACTION), -1.0, 1.0).numpy()
         for index in range(steps):
             if before + index < self._random_steps:
@@ -88,13 +89,13 @@ class Explorer:
             action = self._scaling.to_environment_action(action)
             following, reward, terminated, truncated, _ = self._environment.step(action)
             row = (observation, action, reward, terminated, truncated, following)
-            for column, value in zip(played, row, strict=True):
+            for column, value in zip(played.columns().values(), row, strict=True):
                 column[index] = value
             observation = np.asarray(following)
             if terminated or truncated:
                 self._episode += 1
                 observation = self._reset()
-        if not all(np.isfinite(column).all() for column in played):
+        if not all(np.isfinite(column).all() for column in played.columns().values()):
             raise UserError(f"{self._task.name}: the environment returned values that are not finite; training stopped")
         self._buffer.append(played)
         self._observation = observation
@@ -111,13 +112,14 @@ class Explorer:
 
     def _continue(self) -> np.ndarray:
         """The observation at which the buffer's last episode stands."""
-        steps = self._buffer.steps()
-        ends = np.flatnonzero(steps.terminals | steps.timeouts)
+        recorded = self._buffer.rows()
+        assert recorded.next_observations is not None
+        ends = np.flatnonzero(recorded.terminals | recorded.timeouts)
         self._episode = len(ends)
         observation = self._reset()
         for row in range(ends[-1] + 1 if len(ends) else 0, len(self._buffer)):
-            observation = np.asarray(self._environment.step(steps.actions[row])[0])
-            if not np.array_equal(observation.astype(np.float32), steps.next_observations[row]):
+            observation = np.asarray(self._environment.step(recorded.actions[row])[0])
+            if not np.array_equal(observation.astype(np.float32), recorded.next_observations[row]):
                 raise UserError(
                     f"{self._task.name}: the simulator does not repeat step {row}; resume where the run was started"
                 )
@@ -189,14 +191,14 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
     record.begin(operative_config, {**facts, "host": host_facts()})
 
     def write_replay(name: str, evaluated: float) -> None:
-        steps = cut_off(buffer.steps(), len(buffer))
+        rows = cut_off(buffer.rows(), len(buffer))
         attributes = {
-            **task_facts(task, episode_returns(steps)),
+            **task_facts(task, finished_returns(rows)),
             "behavior": f"{experiment.agent_name}, all its steps from the first on",
             "seed": seed,
             "last_evaluation": evaluated,
         }
-        write_hdf5(record.directory / name, task.dimensions, len(buffer), [steps], lambda: attributes, compress=True)
+        write_hdf5(record.directory / name, task.dimensions, len(buffer), [rows], lambda: attributes, compress=True)
 
     def evaluate() -> dict[str, float]:
         summary = evaluation.intermediate()
