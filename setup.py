@@ -32,6 +32,7 @@ setup(
         "safetensors>=0.4,<0.9",
         "gymnasium[mujoco]>=1.2,<1.3",
         "mujoco>=3.1.6,<3.2",
+        "rich>=13,<16",  # which keras needs, too
         "tqdm>=4.66,<5",
         "matplotlib>=3.8,<4",
     ],

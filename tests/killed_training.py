@@ -75,7 +75,7 @@ def arm(moment: str) -> None:
         module.write_atomically = write_half
     os.replace = rename
     run_record.RunRecord.write_metrics = write_half_a_row
-    wrap(trainer, "_mean_metrics", before="before steps", after="after steps")
+    wrap(trainer._Training, "_take_steps", before="before steps", after="after steps")
     wrap(evaluation.Evaluator, "_reset", before="episode")
     wrap(saved_policy, "place_directory", before="export")
     wrap(experiment.LivePolicyEvaluation, "final", before="final episodes")

@@ -182,7 +182,7 @@ def test_the_same_command_again_succeeds_and_changes_nothing(run_copy, dataset):
     outcome = run_here("train", *arguments(run_copy, dataset))
     assert outcome.status == 0, outcome.stderr
     assert outcome.stdout.splitlines()[-1] == f"results: {directory}"
-    assert "step/s" not in outcome.stdout and "episode/s" not in outcome.stdout
+    assert "steps" not in outcome.stdout and "episodes in" not in outcome.stdout
     after = results(directory) | {str(path): path.read_bytes() for path in (directory / "checkpoints").iterdir()}
     assert after == before
 
@@ -330,7 +330,7 @@ def test_evaluate_repeats_itself_and_follows_its_seed(run_copy):
         for seed in (0, 0, 1)
     )
     first, again, other = (
-        [line for line in o.stdout.splitlines() if "episode/s" not in line] for o in (first, again, other)
+        [line for line in o.stdout.splitlines() if "episodes in" not in line] for o in (first, again, other)
     )
     assert first == again and first[-4:-1] != other[-4:-1]
     contents = [json.loads((directory / f"evaluation-sample-{seed}.json").read_text())["returns"] for seed in (0, 1)]

@@ -20,8 +20,8 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, find_task
 from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.compiled_stage import take_step
 from brac_plus_tf.runs.experiment import Experiment
-from brac_plus_tf.runs.trainer import take_step
 
 # Tables 5 and 6 of the paper: eps and the bound on the entropy H0
 PAPER = {

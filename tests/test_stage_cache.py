@@ -19,8 +19,8 @@ from brac_plus_tf.objectives.divergences import MMD, KLUpperBound, gaussian_kern
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy, MinimumEntropy
 from brac_plus_tf.objectives.penalties import NoPenalty
 from brac_plus_tf.runs import stage_cache
+from brac_plus_tf.runs.compiled_stage import take_step
 from brac_plus_tf.runs.stage_cache import StageCache, source_digest
-from brac_plus_tf.runs.trainer import take_step
 
 DATASET = make_dataset()
 

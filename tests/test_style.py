@@ -17,7 +17,6 @@ ALLOWED = {
     "data/minari_reader.py: read_rows",
     "policies/evaluation.py: Evaluator.run",
     "runs/online.py: run_online",
-    "runs/trainer.py: _train_stage",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import pathlib
@@ -9,13 +10,16 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
 
+from brac_plus_tf.core import files
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed, standard_normal
 from brac_plus_tf.core.stopping import Interrupted
 from brac_plus_tf.runs import trainer
+from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
+from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord, read_metrics
 from brac_plus_tf.runs.stage_cache import StageCache
-from brac_plus_tf.runs.trainer import Loop, compile_stage, take_step
+from brac_plus_tf.runs.trainer import Loop
 
 DATASET = make_dataset()
 # TinyAgent: 13 + 22 steps, epochs of 6; a call of at most 4 steps ends at each epoch
@@ -33,7 +37,7 @@ class Run:
         record = RunRecord(self.directory)
         cache = StageCache(self.cache, agent, DATASET, self.seed, self.loop.compiled)
         try:
-            trainer.run(agent, DATASET, record, cache, evaluate, self.seed, self.loop)
+            trainer.run(agent, DATASET, record, cache, evaluate, self.seed, self.loop, TrainingProgress())
         finally:
             record.flush()
             record._lock.close()
@@ -354,18 +358,41 @@ def test_a_stop_while_a_stage_is_put_away_is_heeded(tmp_path, uninterrupted, mon
     assert_resumed_exactly(run, uninterrupted)
 
 
-def test_a_second_signal_acts_as_usual(tmp_path):
+def test_a_second_signal_waits_for_the_save_like_the_first(tmp_path, uninterrupted):
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        on_prepare, evaluate = at(("prepare", "first", 0), lambda: (stop(), stop()))
+        on_prepare, evaluate = at(("prepare", "second", 6), lambda: (stop(), stop()))
+        run = Run(tmp_path)
         with pytest.raises(Interrupted):
-            Run(tmp_path).train(TinyAgent(on_prepare=on_prepare), evaluate)
-        assert received == [signal.SIGTERM]
+            run.train(TinyAgent(on_prepare=on_prepare), evaluate)
+        assert received == []
         stop()
-        assert received == [signal.SIGTERM] * 2  # the handler from before is back
+        assert received == [signal.SIGTERM]  # the handler from before is back
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert_resumed_exactly(run, uninterrupted)
+
+
+def test_a_second_signal_within_the_save_does_not_lose_it(tmp_path, uninterrupted, monkeypatch):
+    """It comes when the checkpoint's temporary file is written and not renamed yet."""
+    on_prepare, evaluate = at(("prepare", "second", 6), stop)
+    written_atomically, run = files.written_atomically, Run(tmp_path)
+
+    @contextlib.contextmanager
+    def write_and_stop(path):
+        with written_atomically(path) as temporary:
+            yield temporary
+            if path.name == "1-000000008.safetensors":
+                stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "written_atomically", write_and_stop)
+        with pytest.raises(Interrupted, match="second step 8"):
+            run.train(interrupted := TinyAgent(on_prepare=on_prepare), evaluate)
+    assert run.newest_checkpoint().name == "1-000000008.safetensors"
+    assert_same_bits(load_file(run.newest_checkpoint()), values(interrupted))
+    assert_resumed_exactly(run, uninterrupted)
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted):

@@ -12,18 +12,17 @@ import multiprocessing.connection
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from brac_plus_tf.collection.recording import Plan, Player, Shard, use_one_thread
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import lock_directory, write_json, written_atomically
+from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
 from brac_plus_tf.data.episodes import finished_returns
 from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
@@ -157,14 +156,15 @@ def _play_missing(plan: Plan, directory: Path, workers: int) -> list[list[int]]:
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", sum(sum(found.values()) for found in rows))
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (plan, counter))
-    total = tqdm(total=plan.steps, initial=counter.value, desc="collecting", unit="step", file=sys.stdout)
+    progress = Progress("collecting", plan.steps, "steps", min(plan.steps, counter.value))
     try:
-        with stop_requests() as stop_requested, total as bar:
+        with progress, stop_requests(progress.say) as stop_requested:
             while running or missing():
                 while len(running) < workers and (place := missing()):
                     running[pool.submit(_play_shard, directory, *place)] = place
                 done, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
-                bar.update(min(plan.steps, counter.value) - bar.n)
+                if more := min(plan.steps, counter.value) - progress.done:
+                    progress.advance(more)
                 if stop_requested:
                     finished = sum(sum(found.values()) for found in rows)
                     raise Interrupted(f"{min(finished, plan.steps):,} of {plan.steps:,} steps", stop_requested[0])

@@ -1,17 +1,17 @@
 """Episodes of a policy in its environment, several at a time, each with its own seed."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.environments.tasks import Task
 
@@ -77,8 +77,8 @@ class Evaluator:
         def step(slots: list[int]) -> list[tuple[int, Any]]:
             return [(slot, self._environments[slot].step(actions[slot])) for slot in slots]
 
-        bar = tqdm(total=episodes, desc="evaluation", unit="episode", file=sys.stdout, disable=not progress)
-        with bar, ThreadPoolExecutor(_THREADS) as threads:
+        shown = Progress("evaluation", episodes, "episodes") if progress else contextlib.nullcontext()
+        with shown as bar, ThreadPoolExecutor(_THREADS) as threads:
             while active:
                 # always the full width: a changing batch would be compiled anew
                 actions = act(observations.astype(np.float32), counter)
@@ -92,7 +92,8 @@ class Evaluator:
                     returns[episode] += reward
                     lengths[episode] += 1
                     if terminated or truncated or lengths[episode] >= self._horizon:
-                        bar.update()
+                        if bar is not None:
+                            bar.advance()
                         following = next(waiting, None)
                         if following is None:
                             active.remove(slot)

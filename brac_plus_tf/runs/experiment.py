@@ -22,6 +22,7 @@ from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
+from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord, host_facts, read_metrics
 from brac_plus_tf.runs.stage_cache import StageCache
 
@@ -141,7 +142,9 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
         logging.warning("no environment: the policy is trained and exported, but not evaluated")
 
     cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, experiment.loop.compiled)
-    trainer.run(agent, dataset, record, cache, evaluation.intermediate if evaluation else None, seed, experiment.loop)
+    evaluate = evaluation.intermediate if evaluation else None
+    progress = TrainingProgress(experiment.evaluation_episodes)
+    trainer.run(agent, dataset, record, cache, evaluate, seed, experiment.loop, progress)
     finish(record, evaluation, policy, facts)
     return record.directory
 

@@ -28,6 +28,7 @@ from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
 from brac_plus_tf.runs.experiment import LivePolicyEvaluation, RunSettings, finish
+from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord, host_facts, read_metrics
 
 _EVALUATION = "evaluation/return_mean"
@@ -210,7 +211,8 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
             policy.save(partial, facts)  # last: its presence says that both are there
         return summary
 
-    trainer.run(agent, buffer, record, None, evaluate, seed, experiment.loop)
+    progress = TrainingProgress(experiment.evaluation_episodes)
+    trainer.run(agent, buffer, record, None, evaluate, seed, experiment.loop, progress)
     if not (record.directory / "replay.hdf5").exists():
         write_replay("replay.hdf5", evaluations(record.directory)[-1])
     write_figure(record.directory / "curve.png", draw_curve(record.directory, task.name))

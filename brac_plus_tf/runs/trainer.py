@@ -2,28 +2,24 @@
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
 import numpy as np
 import tensorflow as tf
-from absl import logging
-from tqdm import tqdm
 
 from brac_plus_tf.agents.base import Agent, Stage, TransitionSource, named_variables
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, base_seed, fold
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
-from brac_plus_tf.core.types import Metrics
+from brac_plus_tf.runs.compiled_stage import RunSteps, compile_stage
+from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import Position, RunRecord
 from brac_plus_tf.runs.stage_cache import StageCache
 
 Evaluate = Callable[[], dict[str, float]]
-RunSteps = Callable[[int, int], dict[str, float]]
-_MOST_METRICS = 64
 
 
 @gin.register
@@ -55,29 +51,29 @@ def run(
     evaluate: Evaluate | None,
     seed: int,
     loop: Loop,
+    progress: TrainingProgress,
 ) -> None:
     """Trains `agent` through all its stages, from the newest checkpoint on if there is one.
 
     Args:
       cache: where pre-trained stages are found and kept; None for neither.
       evaluate: () -> metrics of the current policy; None where there is no environment.
+      progress: is told what happens.
     Raises:
       Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
       UserError: if a metric is not finite.
     """
     variables = named_variables(agent.components())
-    position = record.restore(variables)
-    stages = agent.stages()
-    with stop_requests() as stop_requested:
-        for index, stage in enumerate(stages):
-            if index < position.stage:
-                continue
-            step = position.step if index == position.stage else 0
+    position, stages = record.restore(variables), agent.stages()
+    with stop_requests(progress.say) as stop_requested:
+        training = _Training(stages, variables, dataset, record, evaluate, seed, loop, progress, stop_requested)
+        for index in range(position.stage, len(stages)):
+            stage, step = stages[index], position.step if index == position.stage else 0
             # a stage that is evaluated on the way is trained: its evaluations are not kept with it
             if cache and step == 0 and not (stage.evaluate and evaluate) and cache.load(stages, index):
-                print(f"{stage.name}: {stage.steps} steps reused from an equal run")
+                progress.reused(stage)
             else:
-                _train_stage(agent, stages, index, step, dataset, record, evaluate, seed, loop, stop_requested)
+                training.train(index, step)
                 if cache:
                     cache.store(stages, index)
             record.save(variables, Position(index + 1, 0))
@@ -85,99 +81,88 @@ def run(
                 raise Interrupted(f"the end of {stage.name}", stop_requested[0])
 
 
-def _train_stage(
-    agent: Agent,
-    stages: Sequence[Stage],
-    index: int,
-    step: int,
-    dataset: TransitionSource,
-    record: RunRecord,
-    evaluate: Evaluate | None,
-    seed: int,
-    loop: Loop,
-    stop_requested: list[int],
-) -> None:
-    stage, variables = stages[index], named_variables(agent.components())
-    stage_seed = fold(base_seed(seed), index)
-    run_steps = compile_stage(stage, dataset, stage_seed, loop.compiled)
-    interval, warned = loop.evaluation_epochs * stage.epoch_steps, set[str]()
-    with tqdm(total=stage.steps, initial=step, desc=stage.name, unit="step", file=sys.stdout, mininterval=1.0) as bar:
-        while step < stage.steps:
-            if step % stage.epoch_steps == 0:
-                for warning in stage.prepare(dataset, step, fold(stage_seed, Purpose.EPOCH, step)):
-                    logging.warning("%s: %s", stage.name, warning)
-            start, step = (
-                step,
-                min(*(_next_multiple(step, size) for size in (loop.steps_per_call, stage.epoch_steps)), stage.steps),
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """What every stage of a run is trained with; see `run`."""
+
+    stages: Sequence[Stage]
+    variables: Mapping[str, tf.Variable]
+    dataset: TransitionSource
+    record: RunRecord
+    evaluate: Evaluate | None
+    seed: int
+    loop: Loop
+    progress: TrainingProgress
+    stop_requested: list[int]
+
+    def train(self, index: int, step: int) -> None:
+        """Stage number `index` from `step` to its end."""
+        stage, seed = self.stages[index], fold(base_seed(self.seed), index)
+        warned = set[str]()
+        with self.progress.stage(stage, step):
+            run_steps = compile_stage(stage, self.dataset, seed, self.loop.compiled)
+            while step < stage.steps:
+                if step % stage.epoch_steps == 0:
+                    self._prepare(stage, step, seed)
+                start, step = step, self._end_of_call(stage, step)
+                means = self._take_steps(run_steps, stage, start, step)
+                if step % stage.epoch_steps == 0 or step == stage.steps:
+                    self._watch(stage, step, means, warned)
+                if self._evaluation_is_due(stage, step):
+                    self._evaluate(stage, step)
+                if self.stop_requested or self._checkpoint_is_due(start, step):
+                    self.record.save(self.variables, Position(index, step))
+                if self.stop_requested:
+                    raise Interrupted(f"{stage.name} step {step}", self.stop_requested[0])
+
+    def _end_of_call(self, stage: Stage, step: int) -> int:
+        """Calls end at multiples of their length, and where an epoch or the stage ends."""
+        ends = (_next_multiple(step, size) for size in (self.loop.steps_per_call, stage.epoch_steps))
+        return min(*ends, stage.steps)
+
+    def _evaluation_is_due(self, stage: Stage, step: int) -> bool:
+        interval = self.loop.evaluation_epochs * stage.epoch_steps
+        return stage.evaluate and self.evaluate is not None and (step % interval == 0 or step == stage.steps)
+
+    def _checkpoint_is_due(self, start: int, step: int) -> bool:
+        return start // self.loop.checkpoint_interval != step // self.loop.checkpoint_interval
+
+    def _prepare(self, stage: Stage, step: int, seed: tf.Tensor) -> None:
+        for warning in stage.prepare(self.dataset, step, fold(seed, Purpose.EPOCH, step)):
+            self.progress.warn(f"{stage.name}: {warning}")
+
+    def _take_steps(self, run_steps: RunSteps, stage: Stage, start: int, step: int) -> dict[str, float]:
+        """One compiled call; a loss, gradient or variable that is not finite ends the run: Adam keeps every gradient.
+
+        Returns:
+          The metrics' means over its steps.
+        """
+        began, count = time.perf_counter(), step - start
+        means = {name: value / count for name, value in run_steps(start, count).items()}
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
+        broken += [name for name, variable in self.variables.items() if not _is_finite(variable)][:3]
+        if broken:
+            raise UserError(
+                f"{stage.name}: {', '.join(broken)} not finite between steps {start} and {step}; training stopped, "
+                "the last checkpoint is from before; lower the learning rate or check the data"
             )
-            began = time.perf_counter()
-            means = _mean_metrics(run_steps, stage, start, step - start, variables)
-            record.write_timing(stage.name, step, step - start, time.perf_counter() - began)
-            record.write_metrics(stage.name, step, means)
-            bar.update(step - start)
-            if step % stage.epoch_steps == 0 or step == stage.steps:
-                for topic, warning in stage.watch(dataset, step, means).items():
-                    if topic not in warned:
-                        logging.warning("%s step %d: %s", stage.name, step, warning)
-                    warned.add(topic)
-            if stage.evaluate and evaluate and (step % interval == 0 or step == stage.steps):
-                scores = evaluate()
-                record.write_metrics(stage.name, step, {f"evaluation/{key}": value for key, value in scores.items()})
-                bar.set_postfix({key: f"{value:.1f}" for key, value in scores.items()}, refresh=False)
-            if stop_requested or start // loop.checkpoint_interval != step // loop.checkpoint_interval:
-                record.save(variables, Position(index, step))
-            if stop_requested:
-                raise Interrupted(f"{stage.name} step {step}", stop_requested[0])
+        self.record.write_timing(stage.name, step, count, time.perf_counter() - began)
+        self.record.write_metrics(stage.name, step, means)
+        self.progress.trained(count, means)
+        return means
 
+    def _watch(self, stage: Stage, step: int, means: Mapping[str, float], warned: set[str]) -> None:
+        for topic, warning in stage.watch(self.dataset, step, means).items():
+            if topic not in warned:
+                self.progress.warn(f"{stage.name} step {step}: {warning}")
+            warned.add(topic)
 
-def take_step(stage: Stage, dataset: TransitionSource, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
-    """Gradient step number `step` of a stage: draws its batch and updates."""
-    step_seed = fold(seed, Purpose.UPDATE, step)
-    batch = dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH))
-    return stage.update(batch, step_seed)
-
-
-def compile_stage(stage: Stage, dataset: TransitionSource, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
-    """A function (first step, count) -> sums of the metrics over these steps; traces the stage's update once."""
-    names: list[str] = []
-    _ = dataset.tensors  # made here: variables that first appear while tracing make TensorFlow trace again
-
-    # without AutoGraph, which reads source files when a stage is traced, hours into a run that may have changed
-    @tf.function(
-        jit_compile=compiled,
-        autograph=False,
-        input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)],
-    )
-    def run_steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        def body(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            metrics = take_step(stage, dataset, seed, first + index)
-            names[:] = sorted(metrics)
-            values = tf.stack([metrics[name] for name in names])
-            return index + 1, sums + tf.pad(values, [[0, _MOST_METRICS - len(names)]])
-
-        # a vector of fixed size: the metrics' names are known only once the body has been traced
-        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([_MOST_METRICS])))[1]
-
-    def sums_of(first: int, count: int) -> dict[str, float]:
-        vector = run_steps(tf.constant(first), tf.constant(count)).numpy()
-        return dict(zip(names, vector[: len(names)].tolist(), strict=True))
-
-    return sums_of
-
-
-def _mean_metrics(
-    run_steps: RunSteps, stage: Stage, step: int, count: int, variables: Mapping[str, tf.Variable]
-) -> dict[str, float]:
-    """One compiled call; a loss, gradient or variable that is not finite ends the run (Adam keeps every gradient)."""
-    means = {name: value / count for name, value in run_steps(step, count).items()}
-    broken = [name for name, value in means.items() if not math.isfinite(value)]
-    broken += [name for name, variable in variables.items() if not _is_finite(variable)][:3]
-    if broken:
-        raise UserError(
-            f"{stage.name}: {', '.join(broken)} not finite between steps {step} and {step + count}; training stopped, "
-            "the last checkpoint is from before; lower the learning rate or check the data"
-        )
-    return means
+    def _evaluate(self, stage: Stage, step: int) -> None:
+        assert self.evaluate is not None
+        self.progress.evaluating()
+        scores = self.evaluate()
+        self.record.write_metrics(stage.name, step, {f"evaluation/{key}": value for key, value in scores.items()})
+        self.progress.evaluated(scores)
 
 
 def _is_finite(variable: tf.Variable) -> bool:

@@ -13,7 +13,7 @@ from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.multipliers import Multiplier
-from brac_plus_tf.runs.trainer import compile_stage
+from brac_plus_tf.runs.compiled_stage import compile_stage
 
 SEED = base_seed(0)
 PLAIN = Multiplier(initial=0.0, learning_rate=0.0)

@@ -14,7 +14,7 @@ from brac_plus_tf.models.behavior import ActionAutoEncoder
 from brac_plus_tf.models.networks import Actor, Critic
 from brac_plus_tf.objectives.divergences import MMD, gaussian_kernel
 from brac_plus_tf.objectives.multipliers import Multiplier
-from brac_plus_tf.runs.trainer import compile_stage, take_step
+from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 SEED, DIMENSIONS = base_seed(6), Dimensions(observation=3, action=2)
 LINEAR = Actor((), (-5.0, 2.0))

@@ -17,7 +17,7 @@ from brac_plus_tf.models.networks import Actor, Critic
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.divergences import SampledKL, dual_kl, dual_wasserstein
 from brac_plus_tf.objectives.multipliers import Multiplier
-from brac_plus_tf.runs.trainer import compile_stage, take_step
+from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 SEED, DIMENSIONS = base_seed(4), Dimensions(observation=3, action=2)
 LINEAR_ACTOR = Actor((), (-5.0, 2.0))

@@ -19,7 +19,7 @@ from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.divergences import MMD, KLUpperBound
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy, MinimumEntropy, StateMultiplier
 from brac_plus_tf.objectives.penalties import GradientPenalty, NoPenalty
-from brac_plus_tf.runs.trainer import compile_stage, take_step
+from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 DIMENSIONS = Dimensions(observation=5, action=2)
 SEED = base_seed(3)

@@ -17,7 +17,7 @@ from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.networks import Actor, Critic
 from brac_plus_tf.objectives.multipliers import Multiplier
-from brac_plus_tf.runs.trainer import compile_stage, take_step
+from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 SEED, DIMENSIONS = base_seed(2), Dimensions(observation=3, action=2)
 TRAINING = Training(epochs=1, steps_per_epoch=10, batch_size=20, policy_learning_rate=1e-3, warm_start=5)

@@ -21,7 +21,7 @@ from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ActionAutoEncoder
 from brac_plus_tf.models.networks import Actor, Critic
 from brac_plus_tf.models.optimization import Fit
-from brac_plus_tf.runs.trainer import compile_stage, take_step
+from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 DIMENSIONS, SEED = Dimensions(observation=5, action=2), base_seed(3)
 ACTOR, CRITIC = Actor((16,)), Critic((16,), tau=0.25)

@@ -12,7 +12,7 @@ from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.models.networks import Actor, Critic
 from brac_plus_tf.objectives.multipliers import Multiplier
-from brac_plus_tf.runs.trainer import compile_stage
+from brac_plus_tf.runs.compiled_stage import compile_stage
 
 SEED = base_seed(5)
 NARROW = [0.01, 0.02]
