@@ -19,6 +19,7 @@ import tensorflow as tf
 from absl import flags
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
+import brac_plus_tf.command_line  # noqa: F401
 from brac_plus_tf.agents.base import Policy, Stage, named_variables, stateless
 from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
