@@ -41,7 +41,7 @@ from brac_plus_tf.policies.evaluation import Evaluator
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
-from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.experiment import Experiment, problem_of
 from brac_plus_tf.runs.run_record import host_facts
 
 Product = tuple[int, int, int]  # [m, k] times [k, n]
@@ -153,7 +153,7 @@ class Setting:
     def __init__(self, files: Sequence[str], bindings: Sequence[str], dataset: OfflineDataset) -> None:
         self.experiment = configuration.build(Experiment, files, ["Experiment.dataset = 'none'", *bindings])
         self.dataset = dataset
-        self.agent: Agent = self.experiment.build_agent(dataset.dimensions, 0)
+        self.agent: Agent = self.experiment.build_agent(problem_of(dataset, None), 0)
         self.stages = list(self.agent.stages())
         self.calls: list[Callable[[int], object]] = []
         self.compile_seconds: list[float] = []
@@ -335,7 +335,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"{row['stage']}: {row['ratio']:.3f} times as fast, {row['ratio_range']}; {row['steps_per_second']}")
     elif values.peer:
         stage, call = setting.stages[-1], setting.calls[-1]
-        batch_size = stage.sample_shape[-1]
+        batch_size = stage.draw(dataset, base_seed(0)).reward.shape[-1]
         peer = Peer(values.peer, values.peer_algorithm, batch_size, dataset.dimensions, values.peer_widths)
         content = {"peer": {"stage": stage.name, **compare_with_peer(call, peer, values.steps, values.windows)}}
         print(f"{stage.name} beside d3rlpy's {values.peer_algorithm}, batches of {batch_size}: {content['peer']}")

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from brac_plus_tf.agents.base import named_variables
+from brac_plus_tf.agents.base import state_of
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.dataset import OfflineDataset
@@ -25,7 +25,7 @@ from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.checkpoints import load_state
-from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.experiment import Experiment, problem_of
 from brac_plus_tf.runs.run_record import read_facts
 
 _ACT = Path(__file__).with_name("quickstart_act.py")
@@ -36,11 +36,11 @@ _SMALLEST_RATIO = 1.5
 
 def trained_actions(run_dir: Path, dataset: OfflineDataset, seed: int, observations: np.ndarray) -> np.ndarray:
     """Actions [N, A] of the policy that the run's newest checkpoint holds, on observations [N, O]."""
-    agent = Experiment().agent(dataset.dimensions, seed)
+    agent = Experiment().agent(problem_of(dataset, None), seed)
     checkpoints = sorted((run_dir / "checkpoints").glob("[0-9]*.safetensors"))
     if not checkpoints:
         raise UserError(f"{run_dir}: holds no checkpoint; remove it and train again")
-    load_state(checkpoints[-1], named_variables(agent.components()))
+    load_state(checkpoints[-1], state_of(agent))
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     return policy.act["mean"](tf.constant(observations), tf.constant(0)).numpy()
 

@@ -9,13 +9,13 @@ import tensorflow as tf
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ConditionalVAE, VAEEnsemble, VAEEnsembleNetwork
 from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
-from brac_plus_tf.models.networks import Actor, ActorNetwork, Critic, CriticNetwork
+from brac_plus_tf.models.networks import Actor, ActorNetwork, CriticNetwork
 
 
 def linear_critic(weights, biases=(0.0, 0.0), target=False) -> CriticNetwork:
     """Q_j(s, a) = weights_j . (s, a) + biases_j for O = 3, A = 2; weights [K, 5]."""
     weights = np.asarray(weights, np.float32)
-    critic = Critic(hidden_sizes=(), members=len(weights)).build(Dimensions(3, 2), 0, "target" if target else "critic")
+    critic = CriticNetwork((), len(weights), Dimensions(3, 2), 0, "target" if target else "critic")
     critic.set_weights([weights[:, :, None], np.asarray(biases, np.float32)[:, None]])
     return critic
 

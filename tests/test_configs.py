@@ -328,7 +328,7 @@ TABLE_4 = {
     "VAEEnsemble.hidden_sizes": (512, 512),
     "VAEEnsemble.members": 3,
     "StateMultiplier.hidden_sizes": (256, 256),
-    "StateMultiplier.initial_value": 10.0,
+    "StateMultiplier.initial": 10.0,
     "GradientPenalty.weight": 0.1,
     "GradientPenalty.weight_rate": 0.0,
     "Improvement.batch_size": 100,
@@ -347,7 +347,7 @@ TABLE_4_COLUMNS = {
     "hopper_medium": {
         "Improvement.policy_learning_rate": 5e-6,
         "StateMultiplier.learning_rate": 1e-5,
-        "MaximumEntropy.initial_multiplier": 10.0,
+        "MaximumEntropy.initial": 10.0,
         "MaximumEntropy.learning_rate": 1e-3,
         "KLUpperBound.latent_samples": 5,
         "Experiment.final_episodes": 100,
@@ -355,7 +355,7 @@ TABLE_4_COLUMNS = {
     "pen_human": {
         "Improvement.policy_learning_rate": 5e-8,
         "StateMultiplier.learning_rate": 1e-7,
-        "MinimumEntropy.initial_multiplier": 10.0,
+        "MinimumEntropy.initial": 10.0,
         "MinimumEntropy.learning_rate": 1e-3,
         "MMD.sigma": 20.0,
         "MMD.samples": 10,

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from brac_plus_tf.objectives.losses import (
     constrained_policy_loss,
+    pessimistic_value,
     regularized_policy_loss,
     soft_policy_loss,
     squared_td_error,
@@ -78,3 +79,8 @@ def test_regularized_policy_loss_by_hand_with_no_gradient_to_its_weights():
     to_divergence, *to_weights = tape.gradient(loss, [divergence, *weights])
     np.testing.assert_array_equal(to_divergence, [10.0, 10.0])
     assert to_weights == [None, None]
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1.0, [1.5, 1.0]), (0.75, [2.0, 1.875]), (0.0, [3.5, 4.5])])
+def test_pessimistic_value_mixes_minimum_and_maximum(weight, expected):
+    np.testing.assert_array_equal(pessimistic_value(tf.constant([[1.5, 4.5], [3.5, 1.0]]), weight), expected)

@@ -123,7 +123,7 @@ def solve(rule, slopes: list[float], bound: float, steps: int = 4000) -> tuple[n
 @pytest.mark.parametrize("dual_loss", [StraightThrough(), through_softplus])
 def test_state_multipliers_converge_to_each_states_own_optimum(dual_loss):
     # max c x s.t. x^2 / 2 <= 2: x = 2 in every state, and c - alpha x = 0 gives alpha = c / 2
-    rule = StateMultiplier(hidden_sizes=(), learning_rate=5e-3, initial_value=3.0, dual_loss=dual_loss)
+    rule = StateMultiplier(hidden_sizes=(), learning_rate=5e-3, initial=3.0, dual_loss=dual_loss)
     x, multiplier = solve(rule, [1.0, 2.0, 6.0], bound=2.0)
     np.testing.assert_allclose(x, [2.0, 2.0, 2.0], rtol=0.02)
     np.testing.assert_allclose(multiplier, [0.5, 1.0, 3.0], rtol=0.02)
@@ -131,7 +131,7 @@ def test_state_multipliers_converge_to_each_states_own_optimum(dual_loss):
 
 def test_a_global_multiplier_converges_to_the_optimum_of_the_mean_constraint():
     # x = c / alpha and mean(x^2) / 2 = bound: alpha = sqrt(mean(c^2) / (2 bound)); c = 1, 2, 5, bound = 5/4: alpha = 2
-    rule = GlobalMultiplier(learning_rate=5e-3, initial_value=3.0)
+    rule = GlobalMultiplier(learning_rate=5e-3, initial=3.0)
     x, multiplier = solve(rule, [1.0, 2.0, 5.0], bound=1.25)
     np.testing.assert_allclose(multiplier, [2.0, 2.0, 2.0], rtol=0.02)
     np.testing.assert_allclose(x, [0.5, 1.0, 2.5], rtol=0.02)

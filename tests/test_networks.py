@@ -4,7 +4,13 @@ import tensorflow as tf
 from fakes import linear_critic
 
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.models.networks import Actor, Critic, EnsembleMLP
+from brac_plus_tf.models.networks import (
+    Actor,
+    CriticNetwork,
+    DeterministicActor,
+    EnsembleMLP,
+    ValueNetwork,
+)
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, StateMultiplier
 
 B, E, N = 5, 3, 4
@@ -134,7 +140,7 @@ def test_actor_gives_the_mean_unbounded_and_deviations_within_their_range():
 
 
 def test_critic_gives_one_value_per_member_and_state_and_its_minimum():
-    critic = with_random_biases(Critic(hidden_sizes=(8,), members=3).build(DIMENSIONS, 0))
+    critic = with_random_biases(CriticNetwork((8,), 3, DIMENSIONS, 0))
     observation, action = normal(N, B, 6), normal(N, B, 2)
     inputs = np.concatenate([observation, action], axis=-1)
     expected = np.stack([numpy_forward(critic.get_weights(), j, inputs)[..., 0] for j in range(3)])
@@ -151,17 +157,24 @@ def test_minimum_of_two_hand_weighted_critics():
     np.testing.assert_array_equal(critic.minimum(observation, action), [1.5, 1.0])
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(1.0, [1.5, 1.0]), (0.75, [2.0, 1.875]), (0.0, [3.5, 4.5])])
-def test_pessimistic_value_mixes_minimum_and_maximum(weight, expected):
-    critic = Critic(hidden_sizes=(), minimum_weight=weight).build(Dimensions(3, 2), 0)
-    critic.set_weights(linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 3.0]).get_weights())
-    observation = np.array([[9.0, 1.0, 9.0], [9.0, 5.0, 9.0]], np.float32)
-    action = np.array([[0.5, 0.25], [-0.5, -1.0]], np.float32)  # values (1.5, 3.5) and (4.5, 1)
-    np.testing.assert_array_equal(critic.pessimistic(observation, action), expected)
+def test_a_deterministic_actor_is_tanh_of_its_network_at_any_leading_axes():
+    actor = with_random_biases(DeterministicActor((8,)).build(DIMENSIONS, 0))
+    observation = normal(N, B, 6)
+    expected = np.tanh(numpy_forward(actor.get_weights(), 0, observation))
+    assert expected.shape == (N, B, 2)
+    np.testing.assert_allclose(actor(observation), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_value_network_gives_one_number_per_state():
+    value = with_random_biases(ValueNetwork((8,), DIMENSIONS, 0))
+    observation = normal(B, 6)
+    np.testing.assert_allclose(
+        value(observation), numpy_forward(value.get_weights(), 0, observation)[:, 0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_target_critic_of_equal_seed_and_name_starts_as_an_exact_copy():
-    first, second = (Critic(hidden_sizes=(8,)).build(DIMENSIONS, 4) for _ in range(2))
+    first, second = (CriticNetwork((8,), 2, DIMENSIONS, 4) for _ in range(2))
     for weight, copy in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, copy)
     values = first(normal(B, 6), normal(B, 2))

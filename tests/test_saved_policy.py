@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tiny import DIMENSIONS, TinyAgent
+from tiny import critic as critics
 
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.brac_plus import BRACPlus
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.models.behavior import VAEEnsemble
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.objectives.multipliers import StateMultiplier
 from brac_plus_tf.policies import saved_policy
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy, place_directory
@@ -274,10 +276,10 @@ print(json.dumps(errors))
 
 def test_brac_plus_policies_in_a_process_that_knows_only_tensorflow(tmp_path):
     agent = BRACPlus(
-        Dimensions(3, 2),
+        Problem(Dimensions(3, 2)),
         5,
         actor=Actor((8, 8)),
-        critic=Critic((6, 6)),
+        critic=critics((6, 6)),
         behavior=VAEEnsemble(hidden_sizes=(8,)),
         multiplier=StateMultiplier((8,)),
     )
@@ -319,10 +321,10 @@ def test_brac_plus_policies_in_a_process_that_knows_only_tensorflow(tmp_path):
 def test_max_q_takes_the_best_of_the_draws_by_the_critic(tmp_path):
     """With Q = the sum of the actions the chosen draws lie above the mean in almost every state."""
     agent = BRACPlus(
-        Dimensions(3, 2),
+        Problem(Dimensions(3, 2)),
         5,
         actor=Actor((8,)),
-        critic=Critic(()),
+        critic=critics(()),
         behavior=VAEEnsemble(hidden_sizes=(8,)),
         multiplier=StateMultiplier((8,)),
     )

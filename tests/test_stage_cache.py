@@ -5,15 +5,17 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
 
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
 from brac_plus_tf.agents.thresholds import RelativeThreshold
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import VAEEnsemble
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.divergences import MMD, KLUpperBound, gaussian_kernel, laplacian_kernel
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy, MinimumEntropy
@@ -184,7 +186,7 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path):
 
 SMALL = {
     "actor": Actor((4,)),
-    "critic": Critic((4,)),
+    "critic": tiny.critic((4,)),
     "behavior": VAEEnsemble(hidden_sizes=(4,), members=2),
     "multiplier": GlobalMultiplier(),
     "entropy": MaximumEntropy(target=-2.0),
@@ -204,11 +206,11 @@ VARIANTS = {
     "main batch and length": ({"improvement": Improvement(epochs=2, steps_per_epoch=3, batch_size=6)}, STAGES),
     "penalty": ({"penalty": NoPenalty()}, STAGES),
     "threshold": ({"threshold": RelativeThreshold(3.0)}, STAGES),
-    "multiplier": ({"multiplier": GlobalMultiplier(initial_value=2.0)}, STAGES),
+    "multiplier": ({"multiplier": GlobalMultiplier(initial=2.0)}, STAGES),
     "critic fit": ({"initial_critic_fit": Fit(steps=1, batch_size=5, learning_rate=0.1, decay=(1.0,))}, STAGES[:2]),
-    "discount": ({"critic": Critic((4,), gamma=0.5)}, STAGES[:2]),
-    "target samples": ({"critic": Critic((4,), target_samples=3)}, STAGES[:2]),
-    "tau": ({"critic": Critic((4,), tau=0.5)}, STAGES[:2]),
+    "discount": ({"critic": tiny.critic((4,), gamma=0.5)}, STAGES[:2]),
+    "target samples": ({"critic": tiny.critic((4,), target_samples=3)}, STAGES[:2]),
+    "tau": ({"critic": tiny.critic((4,), tau=0.5)}, STAGES[:2]),
     "policy fit": ({"initial_policy_fit": Fit(steps=1, batch_size=5, learning_rate=0.1, decay=(1.0,))}, STAGES[:1]),
     "actor": ({"actor": Actor((4,), log_std_range=(-2.0, 0.0))}, STAGES[:1]),
     "divergence": ({"divergence": KLUpperBound(latent_samples=2)}, STAGES[:1]),
@@ -235,7 +237,7 @@ def reference(tmp_path_factory):
 
 
 def build(changes) -> BRACPlus:
-    return BRACPlus(Dimensions(3, 2), 0, **(SMALL | changes))
+    return BRACPlus(Problem(Dimensions(3, 2)), 0, **(SMALL | changes))
 
 
 def train(agent, count=3, cache=None) -> dict[str, dict[str, bytes]]:

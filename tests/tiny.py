@@ -20,7 +20,15 @@ from absl import flags
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
 import brac_plus_tf.command_line  # noqa: F401
-from brac_plus_tf.agents.base import Policy, Stage, named_variables, stateless
+from brac_plus_tf.agents.base import (
+    Policy,
+    Preparation,
+    Stage,
+    state_of,
+    stateless,
+    uniform_rows,
+)
+from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.data.dataset import OfflineDataset
@@ -127,6 +135,11 @@ def with_columns(dataset: OfflineDataset, **columns: np.ndarray) -> OfflineDatas
     return dataclasses.replace(dataset, transitions=dataset.transitions._replace(**given))
 
 
+def critic(hidden_sizes: tuple[int, ...], learning_rate: float = 3e-4, tau: float = 1e-3, **more) -> Critic:
+    """Critics that learn as BRAC+'s do where a test does not ask for anything else."""
+    return Critic(hidden_sizes, learning_rate, tau, **more)
+
+
 def one_state_dataset(action: np.ndarray, reward: np.ndarray) -> OfflineDataset:
     """A bandit: one state, every transition terminal; action [M, A], reward [M]."""
     rows = len(action)
@@ -179,8 +192,8 @@ class TinyAgent:
             Stage(
                 name="first",
                 steps=self._steps[0],
-                sample_shape=(4,),
-                update=lambda batch, seed: self._update(0, "first", self.weight, batch, seed),
+                draw=uniform_rows(4),
+                update=lambda batch, seed, step: self._update(0, "first", self.weight, batch, seed),
                 epoch_steps=self._epoch_steps,
                 prepare=lambda dataset, step, seed: self._prepare("first", step, seed),
                 writes=("weight", "first_count"),
@@ -189,8 +202,8 @@ class TinyAgent:
             Stage(
                 name="second",
                 steps=self._steps[1],
-                sample_shape=(4,),
-                update=lambda batch, seed: self._update(1, "second", self.other, batch, seed),
+                draw=uniform_rows(4),
+                update=lambda batch, seed, step: self._update(1, "second", self.other, batch, seed),
                 epoch_steps=self._epoch_steps,
                 prepare=lambda dataset, step, seed: self._prepare("second", step, seed),
                 evaluate=True,
@@ -238,12 +251,12 @@ class TinyAgent:
         self.prepare_calls.append((stage, step))
         self.prepared.assign(standard_normal([], seed))
         self._on_prepare(stage, step)
-        return []
+        return Preparation()
 
 
 def values(agent) -> dict[str, np.ndarray]:
     """A copy of all variables of an agent, by name."""
-    return {name: np.array(variable.numpy()) for name, variable in named_variables(agent.components()).items()}
+    return {name: np.array(variable.numpy()) for name, variable in state_of(agent).items()}
 
 
 def assert_same_bits(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:

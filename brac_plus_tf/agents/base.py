@@ -1,13 +1,17 @@
 """What the training loop, the evaluation and the export may ask of an agent; they know nothing else about it."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.types import Metrics, Transition
+from brac_plus_tf.core.randomness import fold
+from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.data.scaling import Scaling
+from brac_plus_tf.environments.tasks import Task
 
 
 class TransitionSource(Protocol):
@@ -25,15 +29,75 @@ class TransitionSource(Protocol):
         """A batch with leading axes `shape`, drawn uniformly with replacement; equal seeds [2], equal batches."""
 
 
-Update = Callable[[Transition, tf.Tensor], Metrics]
-Prepare = Callable[[TransitionSource, int, tf.Tensor], list[str]]
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What an algorithm may know before it sees a transition.
+
+    dimensions: sizes of observation and action. scaling: how the environment's units become those the networks see;
+    None where they are the same. task: the environment that the data come from (its horizon, bounds, termination
+    rule), None if unknown. reward_range: smallest and largest reward of the data, in network units, if there are data.
+    """
+
+    dimensions: Dimensions
+    scaling: Scaling | None = None
+    task: Task | None = None
+    reward_range: tuple[float, float] | None = None
+
+
+# Drawing batches --------------------------------------------------------------------------------------------------
+
+Batch = Any  # a Transition, or any structure of tensors that a stage's `update` understands
+Draw = Callable[[TransitionSource, tf.Tensor], Batch]
+
+
+def uniform_rows(size: int) -> Draw:
+    """Transitions [size, ..], uniformly with replacement."""
+    return lambda data, seed: data.sample((size,), seed)
+
+
+def member_rows(members: int, size: int) -> Draw:
+    """A batch of its own for each member of an ensemble: [members, size, ..]."""
+    return lambda data, seed: data.sample((members, size), seed)
+
+
+def mixture(first: Draw, second: Draw, source: TransitionSource) -> Draw:
+    """`first` of the stage's data followed by `second` of another source, one after the other along the first axis.
+
+    Such as logged transitions and those that a model has made.
+    """
+
+    def draw(data: TransitionSource, seed: tf.Tensor) -> Batch:
+        parts = first(data, fold(seed, 0)), second(source, fold(seed, 1))
+        return tf.nest.map_structure(lambda *leaves: tf.concat(leaves, axis=0), *parts)
+
+    return draw
+
+
+# Stages -----------------------------------------------------------------------------------------------------------
+
+Update = Callable[[Batch, tf.Tensor, tf.Tensor], Metrics]
+
+
+def any_step(update: Callable[[Batch, tf.Tensor], Metrics]) -> Update:
+    """An update that does the same at every step, as a stage calls it."""
+    return lambda batch, seed, step: update(batch, seed)
+
+
+class Preparation(NamedTuple):
+    """What was found before an epoch: warnings for the user, and metrics that are recorded at its first step."""
+
+    warnings: Sequence[str] = ()
+    metrics: Mapping[str, float] = types.MappingProxyType({})
+
+
+Prepare = Callable[[TransitionSource, int, tf.Tensor], Preparation]
 Watch = Callable[[TransitionSource, int, Mapping[str, float]], dict[str, str]]
 
 
-def no_preparation(dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
+def no_preparation(dataset: TransitionSource, step: int, seed: tf.Tensor) -> Preparation:
     """Nothing to measure before an epoch."""
     del dataset, step, seed
-    return []
+    return Preparation()
 
 
 def no_watch(dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
@@ -72,10 +136,11 @@ class Stage:
     """One part of training: `steps` calls of `update`, each on a fresh batch.
 
     name: its label in progress bars, metrics and checkpoints.
-    sample_shape: leading shape of a batch, (B,) or (E, B).
-    update: (batch, seed [2]) -> metrics (scalars), pure TensorFlow, traced once.
+    draw: (data, seed [2]) -> batch; such as `uniform_rows(256)`.
+    update: (batch, seed [2], step) -> metrics (scalars), pure TensorFlow, traced once. step: scalar int32, from 0;
+      `any_step` wraps an update that does not ask for it.
     epoch_steps: how often `prepare` runs; also the unit of evaluation.
-    prepare: (dataset, step, seed [2]) -> warnings; runs eagerly before the first step of each epoch.
+    prepare: (dataset, step, seed [2]) -> warnings and metrics; runs eagerly before the first step of each epoch.
     watch: (dataset, step, metrics) -> warnings by topic, after each epoch; the loop shows each topic once.
     evaluate: whether the policy is worth evaluating during the stage.
     writes: names of the components (see `Agent.components`) that the stage changes, if it may be reused by other
@@ -85,7 +150,7 @@ class Stage:
 
     name: str
     steps: int
-    sample_shape: tuple[int, ...]
+    draw: Draw
     update: Update
     epoch_steps: int
     prepare: Prepare = no_preparation
@@ -106,16 +171,25 @@ class Agent(Protocol):
         """Its stages in order."""
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
-        """All its variables, optimiser slots included, grouped under stable names."""
+        """All it learns, optimiser slots included, grouped under stable names; tested for finiteness at every call."""
+
+    def buffers(self) -> dict[str, Sequence[tf.Variable]]:
+        """What else belongs to its state, such as recorded steps: kept in checkpoints, not tested. None by default."""
+        return {}
 
     def policies(self) -> dict[str, Policy]:
         """Its ways to act by name; the first is the default."""
 
 
-def named_variables(components: dict[str, Sequence[tf.Variable]]) -> dict[str, tf.Variable]:
+def named_variables(components: Mapping[str, Sequence[tf.Variable]]) -> dict[str, tf.Variable]:
     """Components flattened to unique, stable names `component/index`."""
     return {
         f"{component}/{index:03d}": variable
         for component, variables in components.items()
         for index, variable in enumerate(variables)
     }
+
+
+def state_of(agent: Agent) -> dict[str, tf.Variable]:
+    """All that a checkpoint of the agent holds, by name."""
+    return named_variables({**agent.components(), **agent.buffers()})

@@ -6,19 +6,18 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import gaussian_policies
-from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.base import Agent, Policy, Problem, Stage
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.core.settings import checked
-from brac_plus_tf.core.types import Dimensions
 
 
 @gin.register
-class BC:
+class BC(Agent):
     """A tanh-Gaussian policy fitted to the data's actions; see `Cloning` for its loss and its two forms."""
 
     @checked
-    def __init__(self, dimensions: Dimensions, seed: int, *, cloning: Cloning = Cloning()) -> None:
-        self.cloned = cloning.build(dimensions, seed)
+    def __init__(self, problem: Problem, seed: int, *, cloning: Cloning = Cloning()) -> None:
+        self.cloned = cloning.build(problem.dimensions, seed)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, the same that BRAC begins with."""

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import Training, best_action, fit_critic, training_stages, watch_value
-from brac_plus_tf.agents.base import Policy, Stage, stateless
+from brac_plus_tf.agents.actor_critic import Training, training_stages
+from brac_plus_tf.agents.base import Policy, Problem, Stage, any_step, stateless
+from brac_plus_tf.agents.value_learning import Critic, ValueLearner, best_action
 from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
 from brac_plus_tf.models.behavior import ActionAutoEncoder
-from brac_plus_tf.models.networks import Critic, EnsembleMLP, repeat
-from brac_plus_tf.models.optimization import build_adam, gradient_step, soft_update
+from brac_plus_tf.models.networks import EnsembleMLP, repeat
+from brac_plus_tf.models.optimization import build_adam, gradient_step
 
 
 class PerturbationNetwork(EnsembleMLP):
@@ -33,7 +34,7 @@ class PerturbationNetwork(EnsembleMLP):
 
 
 @gin.register
-class BCQ:
+class BCQ(ValueLearner):
     """Batch-constrained Q-learning.
 
     perturbation_limit: Phi, in action units. action_samples: of the model per state, for targets and for acting,
@@ -43,7 +44,7 @@ class BCQ:
     @checked
     def __init__(
         self,
-        dimensions: Dimensions,
+        problem: Problem,
         seed: int,
         *,
         hidden_sizes: tuple[int, ...] = (300, 300),
@@ -54,31 +55,28 @@ class BCQ:
         behavior: ActionAutoEncoder = ActionAutoEncoder(),
         training: Training = Training(batch_size=100, policy_learning_rate=3e-5),
     ) -> None:
-        self.behavior = behavior.build(dimensions, seed)
+        super().__init__(problem, seed, critic)
+        self.behavior = behavior.build(problem.dimensions, seed)
         self.perturbation, self.target_perturbation = (
-            PerturbationNetwork(hidden_sizes, perturbation_limit, dimensions, seed) for _ in range(2)
+            PerturbationNetwork(hidden_sizes, perturbation_limit, problem.dimensions, seed) for _ in range(2)
         )
-        self.critic, self.target_critic = (critic.build(dimensions, seed) for _ in range(2))
+        self.followed.append((self.perturbation.variables, self.target_perturbation.variables))
         self._policy_optimizer = build_adam(training.policy_learning_rate, self.perturbation.trainable_variables)
-        self._critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
         self._action_samples, self._latent_clip = action_samples, latent_clip
-        self._gamma, self._tau, self._training = critic.gamma, critic.tau, training
+        self._training = training
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, watch_value(self._gamma), self.update)
+        return training_stages(self._training, self.watch(), any_step(self.update))
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
-        return {
-            **self.behavior.components(),
+        policy = {
             "perturbation": self.perturbation.variables,
             "target_perturbation": self.target_perturbation.variables,
             "policy_optimizer": self._policy_optimizer.variables,
-            "critic": self.critic.variables,
-            "target_critic": self.target_critic.variables,
-            "critic_optimizer": self._critic_optimizer.variables,
         }
+        return self.behavior.components() | policy | super().components()
 
     def policies(self) -> dict[str, Policy]:
         """max_q: the best of `action_samples` perturbed samples; sample: one of them.
@@ -101,10 +99,9 @@ class BCQ:
         """Behaviour, Q, perturbation and targets, in this order, on one batch."""
         metrics = self.behavior.fit(batch, fold(seed, Purpose.BEHAVIOR_UPDATE))
         next_value = self._next_value(batch.next_observation, fold(seed, Purpose.TARGET_ACTION))
-        metrics |= fit_critic(self.critic, self._critic_optimizer, batch, next_value, self._gamma)
+        metrics |= self.fit_critic(batch, next_value)
         metrics |= self._fit_perturbation(batch.observation, fold(seed, Purpose.POLICY_ACTION))
-        for source, target in ((self.critic, self.target_critic), (self.perturbation, self.target_perturbation)):
-            soft_update(source.variables, target.variables, self._tau)
+        self.follow_targets()
         return metrics
 
     def _model_actions(self, observation: tf.Tensor, samples: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -120,7 +117,8 @@ class BCQ:
     def _next_value(self, next_observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """max_n of the targets' value at perturbed samples of the model, [B]."""
         tiled, actions = self._model_actions(next_observation, self._action_samples, seed)
-        return tf.reduce_max(self.target_critic.pessimistic(tiled, self.target_perturbation(tiled, actions)), axis=0)
+        values = self.pessimistic(self.target_critic, tiled, self.target_perturbation(tiled, actions))
+        return tf.reduce_max(values, axis=0)
 
     def _fit_perturbation(self, observation: tf.Tensor, seed: tf.Tensor) -> Metrics:
         """Up the first critic at one perturbed sample per state."""

@@ -9,14 +9,15 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Training, draw_policy, training_stages
-from brac_plus_tf.agents.base import Stage
+from brac_plus_tf.agents.base import Problem, Stage, any_step
+from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import checked
-from brac_plus_tf.core.types import Dimensions, Metrics, Transition
+from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.behavior import ActionAutoEncoder
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import gradient_step
-from brac_plus_tf.objectives.divergences import MMD
+from brac_plus_tf.objectives.divergences import MMD, Divergence
 from brac_plus_tf.objectives.losses import constrained_policy_loss
 from brac_plus_tf.objectives.multipliers import Multiplier
 
@@ -31,28 +32,27 @@ class BEAR(ActorCritic):
     @checked
     def __init__(
         self,
-        dimensions: Dimensions,
+        problem: Problem,
         seed: int,
         *,
         actor: Actor = Actor((256, 256)),
-        critic: Critic = Critic(tau=5e-3, target_samples=10, minimum_weight=0.75),
+        critic: Critic = Critic((256, 256), learning_rate=3e-4, tau=5e-3, target_samples=10, minimum_weight=0.75),
         training: Training = Training(epochs=3000, policy_learning_rate=1e-4, warm_start=40_000),
         behavior: ActionAutoEncoder = ActionAutoEncoder(learning_rate=3e-4),
-        divergence: MMD = MMD(samples=4),
+        divergence: Divergence = MMD(samples=4),
         threshold: float = 0.05,
         multiplier: Multiplier = Multiplier(minimum=0.0067379, maximum=22026.466, logarithmic=True),
         max_q: MaxQ = MaxQ(samples=100),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
         self._training = training
-        self.behavior = behavior.build(dimensions, seed)
+        self.behavior = behavior.build(problem.dimensions, seed)
         self._divergence, self._threshold, self.multiplier = divergence, threshold, multiplier.build()
 
     def stages(self) -> Sequence[Stage]:
         """The warm start, then the main stage."""
-        return training_stages(
-            self._training, self.watch(), self.update, lambda batch, seed: self.update(batch, seed, 0.0)
-        )
+        warm_start = any_step(lambda batch, seed: self.update(batch, seed, value_weight=0.0))
+        return training_stages(self._training, self.watch(), any_step(self.update), warm_start)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

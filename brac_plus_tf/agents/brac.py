@@ -6,7 +6,7 @@ policy, dual ones by a critic of their own. Unlike Google's code, targets start 
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import gin
 import tensorflow as tf
@@ -20,14 +20,15 @@ from brac_plus_tf.agents.actor_critic import (
     entropy_floor,
     training_stages,
 )
-from brac_plus_tf.agents.base import Stage
+from brac_plus_tf.agents.base import Problem, Stage, any_step, member_rows
 from brac_plus_tf.agents.cloning import Cloning
+from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold, uniform
 from brac_plus_tf.core.settings import HyperParameters, checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor, CriticNetwork
 from brac_plus_tf.models.optimization import build_adam, gradient_step
-from brac_plus_tf.objectives.divergences import MMD, SampledKL, dual_kl
+from brac_plus_tf.objectives.divergences import Divergence, SampledKL, dual_kl
 from brac_plus_tf.objectives.losses import regularized_policy_loss
 from brac_plus_tf.objectives.multipliers import Multiplier
 from brac_plus_tf.objectives.penalties import lipschitz_penalty
@@ -55,12 +56,19 @@ class Regularizer(Protocol):
         """Its own steps beside the policy's; batch leaves are [batches, B, ..]."""
 
 
+@runtime_checkable
+class RegularizerSettings(Protocol):
+    """The settings of a divergence, which build it: `Primal` and `Dual`, or a class of one's own."""
+
+    def build(self, dimensions: Dimensions, seed: int) -> Regularizer: ...
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class Primal(HyperParameters):
     """A divergence measured from the cloned policy's density or samples."""
 
-    divergence: SampledKL | MMD = SampledKL()
+    divergence: Divergence = SampledKL()
     cloning: Cloning = Cloning()
 
     def build(self, dimensions: Dimensions, seed: int) -> "PrimalRegularizer":
@@ -121,7 +129,7 @@ class DualRegularizer:
 
     def __init__(self, settings: Dual, dimensions: Dimensions, seed: int) -> None:
         self._settings, self.batches = settings, settings.steps
-        self.network = Critic(settings.hidden_sizes, members=1).build(dimensions, seed, "divergence_critic")
+        self.network = CriticNetwork(settings.hidden_sizes, 1, dimensions, seed, "divergence_critic")
         self._optimizer = build_adam(settings.learning_rate, self.network.trainable_variables)
 
     def stages(self) -> list[Stage]:
@@ -178,13 +186,13 @@ class BRAC(ActorCritic):
     @checked
     def __init__(
         self,
-        dimensions: Dimensions,
+        problem: Problem,
         seed: int,
         *,
         actor: Actor = Actor((200, 200), (-5.0, 0.0)),
         critic: Critic = Critic((300, 300), learning_rate=1e-3, tau=5e-3),
         training: Training = Training(policy_learning_rate=3e-5, warm_start=20_000),
-        divergence: Primal | Dual = Primal(),
+        divergence: RegularizerSettings = Primal(),
         multiplier: Multiplier = Multiplier(initial=1.0, learning_rate=0.0, maximum=500.0),
         target_divergence: float = 0.0,
         value_penalty: bool = True,
@@ -192,12 +200,12 @@ class BRAC(ActorCritic):
         minimum_entropy: float | None = None,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
         self._training = training
-        self.regularizer: Regularizer = divergence.build(dimensions, seed)
+        self.regularizer: Regularizer = divergence.build(problem.dimensions, seed)
         self.multiplier, self.entropy_multiplier = multiplier.build(), entropy.build()
         self._target_divergence = target_divergence
-        self._minimum_entropy = entropy_floor(minimum_entropy, dimensions)
+        self._minimum_entropy = entropy_floor(minimum_entropy, problem.dimensions)
         self._value_penalty = self._divergence_at_next if value_penalty else (lambda draw, batch, seed: 0.0)
 
     def stages(self) -> Sequence[Stage]:
@@ -205,9 +213,9 @@ class BRAC(ActorCritic):
         training = training_stages(
             self._training,
             self.watch(),
-            self.update,
-            lambda batch, seed: self.update(batch, seed, value_weight=0.0),
-            (self.regularizer.batches,),
+            any_step(self.update),
+            any_step(lambda batch, seed: self.update(batch, seed, value_weight=0.0)),
+            lambda size: member_rows(self.regularizer.batches, size),
         )
         return [*self.regularizer.stages(), *training]
 
@@ -231,7 +239,7 @@ class BRAC(ActorCritic):
         """V(s') = Q'(s', a') - beta log pi(a'|s') - alpha D(s') [B]; without the last term for BRAC-p."""
         seed = fold(seed, Purpose.TARGET_ACTION)
         draw = draw_policy(self.actor, batch.next_observation, 1, seed)
-        value = self.target_critic.pessimistic(draw.observation, draw.action)
+        value = self.pessimistic(self.target_critic, draw.observation, draw.action)
         return value - self.entropy_multiplier() * draw.log_prob - self._value_penalty(draw, batch, seed)
 
     def _divergence_at_next(self, draw: PolicyDraw, batch: Transition, seed: tf.Tensor) -> tf.Tensor:
@@ -243,7 +251,7 @@ class BRAC(ActorCritic):
         def loss() -> tuple[tf.Tensor, Metrics]:
             draw = draw_policy(self.actor, batch.observation, 1, seed)
             divergence = self.regularizer.measure(draw, batch.action, seed)
-            value = value_weight * self.critic.pessimistic(draw.observation, draw.action)
+            value = value_weight * self.pessimistic(self.critic, draw.observation, draw.action)
             per_state = regularized_policy_loss(
                 value, self.multiplier(), divergence, self.entropy_multiplier(), draw.log_prob
             )

@@ -7,6 +7,7 @@ Reference: "BRAC+: Going Deeper with Behavior Regularized Offline Reinforcement 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import gin
 import tensorflow as tf
@@ -16,23 +17,22 @@ from brac_plus_tf.agents.actor_critic import (
     MaxQ,
     PolicyDraw,
     draw_policy,
-    fit_critic,
     mean_over_draws,
-    next_state_value,
 )
-from brac_plus_tf.agents.base import Stage, TransitionSource
-from brac_plus_tf.agents.thresholds import DivergenceThresholds, RelativeThreshold, Threshold
+from brac_plus_tf.agents.base import Preparation, Problem, Stage, TransitionSource, any_step, member_rows, uniform_rows
+from brac_plus_tf.agents.thresholds import DivergenceThresholds, RelativeThreshold, Threshold, watch_constraint
+from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import HyperParameters, checked
-from brac_plus_tf.core.types import Dimensions, Metrics, Transition
-from brac_plus_tf.models.behavior import VAEEnsemble
+from brac_plus_tf.core.types import Metrics, Transition
+from brac_plus_tf.models.behavior import VAEEnsemble, fit_ensemble
 from brac_plus_tf.models.distributions import inverse_tanh, tfb
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit, build_adam, copy_variables, decayed, gradient_step, raw, watch
 from brac_plus_tf.objectives.divergences import Divergence, KLUpperBound
 from brac_plus_tf.objectives.losses import constrained_policy_loss
 from brac_plus_tf.objectives.metrics import divergence_metrics
-from brac_plus_tf.objectives.multipliers import EntropyConstraint, GlobalMultiplier, MaximumEntropy, StateMultiplier
+from brac_plus_tf.objectives.multipliers import EntropyConstraint, MaximumEntropy, MultiplierRule, StateMultiplier
 from brac_plus_tf.objectives.penalties import GradientPenalty
 
 _MEASURED_STATES = 10_000  # enough that the standard error of the mean of D is 1 % of its standard deviation
@@ -72,15 +72,15 @@ class BRACPlus(ActorCritic):
     @checked
     def __init__(
         self,
-        dimensions: Dimensions,
+        problem: Problem,
         seed: int,
         *,
         actor: Actor = Actor(),
-        critic: Critic = Critic(),
+        critic: Critic = Critic((256, 256), learning_rate=3e-4, tau=1e-3),
         behavior: VAEEnsemble = VAEEnsemble(),
         divergence: Divergence = KLUpperBound(),
         threshold: Threshold = RelativeThreshold(1.0),
-        multiplier: StateMultiplier | GlobalMultiplier = StateMultiplier(),
+        multiplier: MultiplierRule = StateMultiplier(),
         entropy: EntropyConstraint = MaximumEntropy(),
         penalty: GradientPenalty = GradientPenalty(),
         behavior_fit: Fit = Fit(),
@@ -89,8 +89,8 @@ class BRACPlus(ActorCritic):
         improvement: Improvement = Improvement(),
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, improvement.policy_rate(), max_q)
-        self._dimensions = dimensions
+        super().__init__(problem, seed, actor, critic, improvement.policy_rate(), max_q)
+        dimensions = self._dimensions = problem.dimensions
         self._shapes = {"actor": actor, "critic": critic, "behavior": behavior}
         self._action_margin = behavior.action_margin
         self._divergence, self._entropy = divergence, entropy
@@ -110,10 +110,10 @@ class BRACPlus(ActorCritic):
         self._initial_critic_optimizer = initial_critic_fit.adam(self.critic.trainable_variables)
         self._multiplier_optimizer = build_adam(multiplier.learning_rate, self.multiplier.trainable_variables)
 
-        self.entropy_multiplier = tf.Variable(entropy.initial_multiplier, trainable=False, dtype=tf.float32)
+        self.entropy_multiplier = tf.Variable(entropy.initial, trainable=False, dtype=tf.float32)
         self.entropy_target = tf.Variable(entropy.target or 0.0, trainable=False, dtype=tf.float32)
         self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
-        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._draw_and_measure(*given)[1])
+        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._measure(*given).divergence)
 
     # What the loop asks ------------------------------------------------------------------------------------------
 
@@ -125,8 +125,8 @@ class BRACPlus(ActorCritic):
             Stage(
                 name="behavior",
                 steps=behavior.steps,
-                sample_shape=(self.behavior.members, behavior.batch_size),
-                update=self.update_behavior,
+                draw=member_rows(self.behavior.members, behavior.batch_size),
+                update=any_step(self.update_behavior),
                 epoch_steps=epoch,
                 writes=("behavior", "behavior_optimizer"),
                 settings=(self._shapes["behavior"], behavior),
@@ -134,8 +134,8 @@ class BRACPlus(ActorCritic):
             Stage(
                 name="initial_policy",
                 steps=policy.steps,
-                sample_shape=(policy.batch_size,),
-                update=self.update_initial_policy,
+                draw=uniform_rows(policy.batch_size),
+                update=any_step(self.update_initial_policy),
                 epoch_steps=epoch,
                 prepare=self._prepare_initial_policy,
                 writes=("actor", "entropy_multiplier"),
@@ -144,8 +144,8 @@ class BRACPlus(ActorCritic):
             Stage(
                 name="initial_critic",
                 steps=critic.steps,
-                sample_shape=(critic.batch_size,),
-                update=self.update_initial_critic,
+                draw=uniform_rows(critic.batch_size),
+                update=any_step(self.update_initial_critic),
                 epoch_steps=epoch,
                 writes=("critic", "target_critic"),
                 settings=(self._shapes["critic"], critic),
@@ -153,8 +153,8 @@ class BRACPlus(ActorCritic):
             Stage(
                 name="main",
                 steps=main.steps,
-                sample_shape=(main.batch_size,),
-                update=self.update,
+                draw=uniform_rows(main.batch_size),
+                update=any_step(self.update),
                 epoch_steps=epoch,
                 prepare=self._prepare_epoch,
                 watch=self._watch,
@@ -186,18 +186,7 @@ class BRACPlus(ActorCritic):
     def update_behavior(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """One step of every member on its own minibatch: batch leaves are [E, B, ..]."""
         pre_tanh_action = inverse_tanh(batch.action, self._action_margin)
-
-        def loss() -> tuple[tf.Tensor, Metrics]:
-            terms = [
-                member.negative_elbo(
-                    batch.observation[index], pre_tanh_action[index], fold(seed, Purpose.UPDATE, index)
-                )
-                for index, member in enumerate(self.behavior.every_member())
-            ]
-            means = {key: tf.reduce_mean([tf.reduce_mean(term[key]) for term in terms]) for key in terms[0]}
-            return means["negative_elbo"] * self.behavior.members, means
-
-        return gradient_step(loss, self.behavior.trainable_variables, self._behavior_optimizer)[1]
+        return fit_ensemble(self.behavior, self._behavior_optimizer, batch.observation, pre_tanh_action, seed)
 
     # Stage 2: initial policy = argmin D, under the entropy constraint ------------------------------------------------
 
@@ -205,78 +194,82 @@ class BRACPlus(ActorCritic):
         """One step of the policy on E_s[D(s)] and the entropy term, one of the entropy multiplier."""
 
         def loss() -> tuple[tf.Tensor, Metrics]:
-            draw, divergence, entropy = self._draw_and_measure(batch.observation, seed)
-            del draw
-            total = tf.reduce_mean(divergence + self._entropy.penalty(self.entropy_multiplier, entropy))
-            return total, {"divergence_mean": tf.reduce_mean(divergence), "entropy": tf.reduce_mean(entropy)}
+            measured = self._measure(batch.observation, seed)
+            bonus = self._entropy.penalty(self.entropy_multiplier, measured.entropy)
+            metrics = {"divergence_mean": measured.divergence, "entropy": measured.entropy}
+            total = tf.reduce_mean(measured.divergence + bonus)
+            return total, {name: tf.reduce_mean(values) for name, values in metrics.items()}
 
         _, metrics = gradient_step(loss, self.actor.trainable_variables, self._initial_policy_optimizer)
-        self._step_entropy_multiplier(metrics["entropy"])
+        self._fit_entropy_multiplier(metrics["entropy"])
         return {**metrics, "entropy_multiplier": tf.convert_to_tensor(self.entropy_multiplier)}
 
     # Stage 3: initial Q = evaluation of that policy ------------------------------------------------------------------
 
     def update_initial_critic(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """One step of policy evaluation without gradient penalty, then the targets follow."""
-        next_value = self.next_value(batch, seed)
-        metrics = fit_critic(self.critic, self._initial_critic_optimizer, batch, next_value, self._gamma)
+        metrics = self.fit_critic(batch, self.next_value(batch, seed), optimizer=self._initial_critic_optimizer)
         self.follow_targets()
         return metrics
 
-    # Stage 4: lines 5-11 of Algorithm 1 ------------------------------------------------------------------------------
+    # Stage 4: Algorithm 1 --------------------------------------------------------------------------------------------
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
-        """Q, policy, alpha, beta and targets, in this order, on one batch; D(s) is computed once."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        """Lines 6 to 11 of Algorithm 1 on one batch. D(s), two thirds of the cost, is computed once."""
+        tape = tf.GradientTape(watch_accessed_variables=False)
+        with tape:
             watch(tape, self.actor.trainable_variables)
-            draw, divergence, entropy = self._draw_and_measure(batch.observation, seed)
-            metrics = self._fit_critic(batch, draw, tf.stop_gradient(divergence), seed)
-            value = mean_over_draws(self.critic.minimum(draw.observation, draw.action), self._samples)
-            multiplier = tf.nn.softplus(self.multiplier(batch.observation))
-            policy_loss = tf.reduce_mean(
-                constrained_policy_loss(value, multiplier, divergence)
-                + self._entropy.penalty(self.entropy_multiplier, entropy)
-            )
-        gradient = tape.gradient(policy_loss, raw(self.actor.trainable_variables))
-        self.policy_optimizer.apply(gradient, self.actor.trainable_variables)
+            measured = self._measure(batch.observation, seed)
+        metrics = self._fit_penalised_critic(batch, measured, seed)  # line 6
+        metrics |= self._fit_policy(batch.observation, measured, tape)  # line 7
+        self._fit_multiplier(batch.observation, measured.divergence)  # line 8
+        self._fit_entropy_multiplier(tf.reduce_mean(measured.entropy))  # line 9
+        self.follow_targets()  # line 10
+        self.thresholds.add(measured.divergence)  # line 11
+        metrics |= divergence_metrics(measured.divergence, self.thresholds.divergence)
+        return metrics | self._scalars() | self._fit_behavior_further(batch, seed)
 
-        self._fit_multiplier(batch.observation, divergence)
-        self._step_entropy_multiplier(tf.reduce_mean(entropy))
-        self.follow_targets()
-        self.thresholds.add(divergence)
-        metrics |= {"policy_loss": policy_loss, "policy_value": tf.reduce_mean(value)}
-        metrics |= {"entropy": tf.reduce_mean(entropy), "multiplier_mean": tf.reduce_mean(multiplier)}
-        metrics |= divergence_metrics(divergence, self.thresholds.divergence)
-        metrics |= {name: tf.convert_to_tensor(variable) for name, variable in self._scalars().items()}
-        return metrics | self._train_behavior_further(batch, seed)
-
-    def _draw_and_measure(self, observation: tf.Tensor, seed: tf.Tensor) -> tuple[PolicyDraw, tf.Tensor, tf.Tensor]:
-        """Actions of the current policy, D(s) [B] and an estimate of H(pi(.|s)) [B]."""
+    def _measure(self, observation: tf.Tensor, seed: tf.Tensor) -> "Measured":
+        """Draws from the current policy and measures it; differentiable in its weights."""
         draw = draw_policy(self.actor, observation, self._samples, fold(seed, Purpose.POLICY_ACTION))
         divergences = [
             self._divergence(draw.distribution, draw.pre_tanh_action, member, draw.observation, seed)
             for member in self.behavior.select(seed)
         ]
         divergence = tf.add_n(divergences) / len(divergences)
-        return draw, mean_over_draws(divergence, self._samples), mean_over_draws(-draw.log_prob, self._samples)
-
-    def _fit_critic(self, batch: Transition, draw: PolicyDraw, divergence: tf.Tensor, seed: tf.Tensor) -> Metrics:
-        """Line 6: Eq. 10; the penalty sees the first action drawn for each state."""
-        size = batch.observation.shape[0]
-        next_value = next_state_value(
-            self.target_actor, self.target_critic, batch.next_observation, self._target_samples, seed
+        return Measured(
+            draw, mean_over_draws(divergence, self._samples), mean_over_draws(-draw.log_prob, self._samples)
         )
-        excess = divergence - self.thresholds.penalty
+
+    def _fit_penalised_critic(self, batch: Transition, measured: "Measured", seed: tf.Tensor) -> Metrics:
+        """Eq. 10; the penalty sees the first action drawn for each state, and neither it nor D(s) is differentiated."""
+        next_value = self.next_value(batch, seed, self.target_actor)
+        excess = tf.stop_gradient(measured.divergence) - self.thresholds.penalty
+        first_action = measured.draw.action[: batch.observation.shape[0]]
 
         def penalty() -> tf.Tensor:
-            return self._penalty(self.critic.minimum, batch.observation, draw.action[:size], excess)
+            return self._penalty(self.critic.minimum, batch.observation, first_action, excess)
 
         metrics = self.fit_critic(batch, next_value, penalty, self.penalty_weight)
         self.penalty_weight.assign(self._penalty.next_weight(self.penalty_weight, metrics["critic_penalty"]))
         return metrics | {"penalised_share": tf.reduce_mean(tf.cast(excess > 0.0, tf.float32))}
 
+    def _fit_policy(self, observation: tf.Tensor, measured: "Measured", tape: tf.GradientTape) -> Metrics:
+        """Eq. 8 and the entropy term, against the critic that line 6 has just moved; `tape` recorded `measured`."""
+        draw, weights = measured.draw, self.actor.trainable_variables
+        with tape:
+            value = mean_over_draws(self.critic.minimum(draw.observation, draw.action), self._samples)
+            multiplier = tf.nn.softplus(self.multiplier(observation))
+            policy_loss = tf.reduce_mean(
+                constrained_policy_loss(value, multiplier, measured.divergence)
+                + self._entropy.penalty(self.entropy_multiplier, measured.entropy)
+            )
+        self.policy_optimizer.apply(tape.gradient(policy_loss, raw(weights)), weights)
+        means = {"policy_value": value, "entropy": measured.entropy, "multiplier_mean": multiplier}
+        return {"policy_loss": policy_loss} | {name: tf.reduce_mean(values) for name, values in means.items()}
+
     def _fit_multiplier(self, observation: tf.Tensor, divergence: tf.Tensor) -> None:
-        """Line 8: alpha(s) rises where D(s) is above the threshold and falls where it is below."""
+        """alpha(s) rises where D(s) is above the threshold and falls where it is below."""
         violation = tf.stop_gradient(divergence) - self.thresholds.divergence
 
         def loss() -> tuple[tf.Tensor, Metrics]:
@@ -284,13 +277,22 @@ class BRACPlus(ActorCritic):
 
         gradient_step(loss, self.multiplier.trainable_variables, self._multiplier_optimizer)
 
-    def _step_entropy_multiplier(self, mean_entropy: tf.Tensor) -> None:
-        """Line 9."""
+    def _fit_entropy_multiplier(self, mean_entropy: tf.Tensor) -> None:
+        """beta <- max(0, beta +- rate (E[H] - H0)): a plain projected step, as Adam would forget how large it is."""
         self.entropy_multiplier.assign(
             self._entropy.next_multiplier(self.entropy_multiplier, mean_entropy, self.entropy_target)
         )
 
-    def _train_behavior_further(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+    def _scalars(self) -> Metrics:
+        scalars = {
+            "entropy_multiplier": self.entropy_multiplier,
+            "divergence_threshold": self.thresholds.divergence,
+            "penalty_threshold": self.thresholds.penalty,
+            "penalty_weight": self.penalty_weight,
+        }
+        return {name: tf.convert_to_tensor(variable) for name, variable in scalars.items()}
+
+    def _fit_behavior_further(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         if not self._improvement.train_behavior:
             return {}
         members = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * self.behavior.members), batch)
@@ -298,7 +300,7 @@ class BRACPlus(ActorCritic):
 
     # Between epochs, eagerly -----------------------------------------------------------------------------------------
 
-    def _prepare_initial_policy(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
+    def _prepare_initial_policy(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> Preparation:
         """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A log 4."""
         if step == 0 and self._entropy.target is None:
             batch = dataset.sample((_MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
@@ -307,9 +309,9 @@ class BRACPlus(ActorCritic):
             jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
             negative_log_likelihood = tf.reduce_mean(terms["negative_elbo"] + jacobian)
             self.entropy_target.assign(negative_log_likelihood - self._dimensions.action * math.log(4.0))
-        return []
+        return Preparation()
 
-    def _prepare_epoch(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
+    def _prepare_epoch(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> Preparation:
         """Before each epoch eps_GP <- mean + standard deviation of D; before the first also eps_KL."""
         warnings = []
         if step == 0:
@@ -320,27 +322,21 @@ class BRACPlus(ActorCritic):
         elif self._penalty.over_dataset:
             self.thresholds.measure(dataset.transitions.observation, seed)
         self.thresholds.renew_penalty()
-        return warnings
+        return Preparation(warnings)
 
     def _watch(self, dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
         """Beside Q: whether the multipliers hold the constraint, once they have had half the stage to rise."""
         warnings = self.watch()(dataset, step, metrics)
-        if step >= self._improvement.steps / 2 and metrics["violated_share"] > 0.5:
-            warnings["constraint"] = (
-                f"{metrics['violated_share']:.0%} of the states lie beyond the divergence threshold "
-                f"{metrics['divergence_threshold']:.4g} (mean {metrics['divergence_mean']:.4g}); the multipliers do "
-                "not hold it: raise their learning rate or the threshold"
-            )
-        return warnings
-
-    def _scalars(self) -> dict[str, tf.Variable]:
-        return {
-            "entropy_multiplier": self.entropy_multiplier,
-            "divergence_threshold": self.thresholds.divergence,
-            "penalty_threshold": self.thresholds.penalty,
-            "penalty_weight": self.penalty_weight,
-        }
+        return warnings | (watch_constraint(metrics) if step >= self._improvement.steps / 2 else {})
 
     @property
     def _samples(self) -> int:
         return self._improvement.policy_samples
+
+
+class Measured(NamedTuple):
+    """Actions of the current policy for a batch of states, and, per state, D(s) [B] and an estimate of H [B], nats."""
+
+    draw: PolicyDraw
+    divergence: tf.Tensor
+    entropy: tf.Tensor

@@ -7,7 +7,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import draw_policy, entropy_floor
-from brac_plus_tf.agents.base import Stage
+from brac_plus_tf.agents.base import Stage, any_step, uniform_rows
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
@@ -85,8 +85,8 @@ class ClonedPolicy:
         return Stage(
             name="behavior",
             steps=fit.steps,
-            sample_shape=(fit.batch_size,),
-            update=self.update,
+            draw=uniform_rows(fit.batch_size),
+            update=any_step(self.update),
             epoch_steps=self._settings.epoch_steps,
             evaluate=evaluate,
             writes=tuple(self.components()),

@@ -13,12 +13,13 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Training, draw_policy, entropy_floor, training_stages
-from brac_plus_tf.agents.base import Stage
+from brac_plus_tf.agents.base import Problem, Stage, any_step
 from brac_plus_tf.agents.cloning import cloning_loss
+from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold, uniform
 from brac_plus_tf.core.settings import checked
-from brac_plus_tf.core.types import Dimensions, Metrics, Transition
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.core.types import Metrics, Transition
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import gradient_step
 from brac_plus_tf.objectives.losses import soft_policy_loss
 from brac_plus_tf.objectives.multipliers import Multiplier
@@ -84,11 +85,11 @@ class CQL(ActorCritic):
     @checked
     def __init__(
         self,
-        dimensions: Dimensions,
+        problem: Problem,
         seed: int,
         *,
         actor: Actor = Actor((256, 256, 256)),
-        critic: Critic = Critic((256, 256, 256), tau=5e-3),
+        critic: Critic = Critic((256, 256, 256), learning_rate=3e-4, tau=5e-3),
         training: Training = Training(epochs=3000, policy_learning_rate=1e-4, warm_start=40_000),
         conservative_value: Callable[[ActionValues, float], tf.Tensor] = entropy_regularized,
         action_samples: int = 10,
@@ -101,22 +102,18 @@ class CQL(ActorCritic):
         action_margin: float = 1e-3,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(dimensions, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
         self._training = training
         self._conservative_value, self._soft_maximum_temperature = conservative_value, soft_maximum_temperature
         self._action_samples, self._weight, self._target_gap = action_samples, weight, target_gap
-        self._action_size, self._action_margin = dimensions.action, action_margin
-        self._minimum_entropy = entropy_floor(minimum_entropy, dimensions)
+        self._action_size, self._action_margin = problem.dimensions.action, action_margin
+        self._minimum_entropy = entropy_floor(minimum_entropy, problem.dimensions)
         self.gap_multiplier, self.temperature = gap_multiplier.build(), entropy.build()
 
     def stages(self) -> Sequence[Stage]:
         """Cloning beside the critics, then the main stage."""
-        return training_stages(
-            self._training,
-            self.watch(),
-            self.update,
-            lambda batch, seed: self.update(batch, seed, self._cloning_loss),
-        )
+        warm_start = any_step(lambda batch, seed: self.update(batch, seed, self._cloning_loss))
+        return training_stages(self._training, self.watch(), any_step(self.update), warm_start)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
@@ -130,12 +127,12 @@ class CQL(ActorCritic):
         policy_loss: Callable[[Transition, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None,
     ) -> Metrics:
         """Q, multiplier, policy, temperature and targets, in this order, on one batch."""
-        metrics = self._fit_critic(batch, seed)
+        metrics = self._fit_conservative_critic(batch, seed)
         metrics |= self._fit_policy(policy_loss or self._soft_policy_loss, batch, fold(seed, Purpose.POLICY_ACTION))
         self.follow_targets()
         return metrics
 
-    def _fit_critic(self, batch: Transition, seed: tf.Tensor) -> Metrics:
+    def _fit_conservative_critic(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         actions = self._draw_actions(batch, seed)
         metrics = self.fit_critic(
             batch,

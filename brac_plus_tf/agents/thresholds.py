@@ -1,7 +1,8 @@
 """Where BRAC+'s two thresholds on D(s) come from: eps_KL, fixed once, and eps_GP, renewed before every epoch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import gin
 import numpy as np
@@ -10,6 +11,16 @@ import tensorflow as tf
 from brac_plus_tf.core.randomness import fold
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.objectives.metrics import RunningMoments
+
+_CHUNK = 1000  # states measured at a time
+
+
+@runtime_checkable
+class Threshold(Protocol):
+    """A rule for the bound on D(s): one of the two below, or a class of one's own."""
+
+    def resolve(self, achieved: float) -> float:
+        """The bound, nats (or the divergence's own unit); `achieved`: mean divergence of the initial policy."""
 
 
 @gin.register
@@ -37,10 +48,16 @@ class RelativeThreshold(HyperParameters):
         return achieved + self.margin
 
 
-Threshold = AbsoluteThreshold | RelativeThreshold
-
-
-_CHUNK = 1000
+def watch_constraint(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Warns if the multipliers do not hold the constraint on most states; metrics: of BRAC+'s main stage."""
+    if metrics["violated_share"] <= 0.5:
+        return {}
+    text = (
+        f"{metrics['violated_share']:.0%} of the states lie beyond the divergence threshold "
+        f"{metrics['divergence_threshold']:.4g} (mean {metrics['divergence_mean']:.4g}); the multipliers do "
+        "not hold it: raise their learning rate or the threshold"
+    )
+    return {"constraint": text}
 
 
 class DivergenceThresholds:

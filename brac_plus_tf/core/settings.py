@@ -61,7 +61,9 @@ def _fits(value: object, wanted: typing.Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if wanted is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    return not isinstance(wanted, type) or getattr(wanted, "_is_protocol", False) or isinstance(value, wanted)
+    if getattr(wanted, "_is_protocol", False) and not getattr(wanted, "_is_runtime_protocol", False):
+        return True
+    return not isinstance(wanted, type) or isinstance(value, wanted)
 
 
 def describe(settings: object) -> object:

@@ -298,3 +298,24 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
         latent = tf.broadcast_to(latent, tf.concat([tf.shape(observation)[:-1], [noise.shape[-1]]], axis=0))
         return self.decode(observation, tf.ensure_shape(latent, [*noise.shape[:1], None, noise.shape[-1]]))
+
+
+def fit_ensemble(
+    ensemble: "VAEEnsembleNetwork",
+    optimizer: tf.keras.optimizers.Optimizer,
+    observation: tf.Tensor,
+    pre_tanh_action: tf.Tensor,
+    seed: tf.Tensor,
+) -> Metrics:
+    """One step of every member up the ELBO of its own minibatch: observation [E, B, O], pre_tanh_action [E, B, A]."""
+
+    def loss() -> tuple[tf.Tensor, Metrics]:
+        terms = [
+            member.negative_elbo(observation[index], pre_tanh_action[index], fold(seed, Purpose.UPDATE, index))
+            for index, member in enumerate(ensemble.every_member())
+        ]
+        means = {key: tf.reduce_mean([tf.reduce_mean(term[key]) for term in terms]) for key in terms[0]}
+        # the sum over members, not their mean: each learns as if it were alone
+        return means["negative_elbo"] * ensemble.members, means
+
+    return gradient_step(loss, ensemble.trainable_variables, optimizer)[1]

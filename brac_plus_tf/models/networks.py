@@ -118,33 +118,32 @@ class ActorNetwork(EnsembleMLP):
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Critic(HyperParameters):
-    """Shape and learning of the K Q networks (Table 4).
-
-    learning_rate: Adam's. gamma: discount. tau: share of the critic that its target takes over per step.
-    target_samples: next actions drawn per state for the target; the best of them counts.
-    minimum_weight: a target's value is this share of min_j Q'_j and the rest of max_j Q'_j (BEAR and BCQ: 0.75).
-    """
+class DeterministicActor(HyperParameters):
+    """Shape of a policy that gives one action for each state."""
 
     hidden_sizes: tuple[int, ...] = (256, 256)
-    members: int = 2
-    learning_rate: float = 3e-4
-    gamma: float = 0.99
-    tau: float = 1e-3
-    target_samples: int = 1
-    minimum_weight: float = 1.0
 
-    def build(self, dimensions: Dimensions, seed: int, name: str = "critic") -> "CriticNetwork":
-        return CriticNetwork(self, dimensions, seed, name)
+    def build(self, dimensions: Dimensions, seed: int, name: str = "actor") -> "DeterministicActorNetwork":
+        return DeterministicActorNetwork(self, dimensions, seed, name)
+
+
+class DeterministicActorNetwork(EnsembleMLP):
+    """pi(s) = tanh(h(s)): observation [.., O] -> action [.., A] in [-1, 1]."""
+
+    def __init__(self, shape: DeterministicActor, dimensions: Dimensions, seed: int, name: str) -> None:
+        super().__init__(1, dimensions.observation, shape.hidden_sizes, dimensions.action, seed, name)
+
+    def call(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.tanh(self.member(0)(observation))
 
 
 class CriticNetwork(EnsembleMLP):
     """Q_j(s, a): observation [.., O] and action [.., A] in [-1, 1] -> [K, ..] in units of the rescaled reward."""
 
-    def __init__(self, shape: Critic, dimensions: Dimensions, seed: int, name: str) -> None:
-        size = dimensions.observation + dimensions.action
-        super().__init__(shape.members, size, shape.hidden_sizes, 1, seed, name)
-        self._minimum_weight = shape.minimum_weight
+    def __init__(
+        self, hidden_sizes: tuple[int, ...], members: int, dimensions: Dimensions, seed: int, name: str = "critic"
+    ) -> None:
+        super().__init__(members, dimensions.observation + dimensions.action, hidden_sizes, 1, seed, name)
 
     def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
         inputs = tf.concat([observation, action], axis=-1)
@@ -154,8 +153,12 @@ class CriticNetwork(EnsembleMLP):
         """min_j Q_j(s, a), the clipped double Q of Eq. 14."""
         return tf.reduce_min(self(observation, action), axis=0)
 
-    def pessimistic(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-        """minimum_weight min_j Q_j(s, a) + (1 - minimum_weight) max_j Q_j(s, a)."""
-        values, weight = self(observation, action), self._minimum_weight
-        smallest = tf.reduce_min(values, axis=0)
-        return smallest if weight == 1.0 else weight * smallest + (1.0 - weight) * tf.reduce_max(values, axis=0)
+
+class ValueNetwork(EnsembleMLP):
+    """V(s): observation [.., O] -> [..] in units of the rescaled reward."""
+
+    def __init__(self, hidden_sizes: tuple[int, ...], dimensions: Dimensions, seed: int, name: str = "value") -> None:
+        super().__init__(1, dimensions.observation, hidden_sizes, 1, seed, name)
+
+    def call(self, observation: tf.Tensor) -> tf.Tensor:
+        return tf.squeeze(self.member(0)(observation), axis=-1)

@@ -6,7 +6,7 @@ The Kullback-Leibler divergence is the same before and after tanh; all KL values
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gin
 import tensorflow as tf
@@ -20,14 +20,18 @@ from brac_plus_tf.models.distributions import Distribution, draw_gaussian, gauss
 Kernel = Callable[[tf.Tensor, float], tf.Tensor]
 
 
+@runtime_checkable
 class Divergence(Protocol):
-    """D(s) of a policy from one behaviour model."""
+    """D(s) of a policy from one behaviour model: one of the classes below, or one of one's own.
+
+    behavior: what the agent measures from; BRAC+ gives a `ConditionalVAE`, others what `BehaviorModel` promises.
+    """
 
     def __call__(
         self,
         policy: Distribution,
         pre_tanh_action: tf.Tensor,
-        behavior: ConditionalVAE,
+        behavior: Any,
         observation: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:

@@ -39,3 +39,11 @@ def regularized_policy_loss(
     """-Q(s,a) + alpha D(s) + beta log pi(a|s), per state [B] (BRAC); alpha and beta are scalars without gradient."""
     check_shapes((value, "B"), (divergence, "B"), (log_prob, "B"))
     return tf.stop_gradient(multiplier) * divergence + tf.stop_gradient(entropy_multiplier) * log_prob - value
+
+
+def pessimistic_value(q_values: tf.Tensor, minimum_weight: float) -> tf.Tensor:
+    """minimum_weight min_j Q_j + (1 - minimum_weight) max_j Q_j: q_values [K, ..] -> [..]."""
+    smallest = tf.reduce_min(q_values, axis=0)
+    if minimum_weight == 1.0:  # one reduction, where the other would be multiplied by nothing
+        return smallest
+    return minimum_weight * smallest + (1.0 - minimum_weight) * tf.reduce_max(q_values, axis=0)

@@ -6,7 +6,7 @@ Divergences and entropies are in nats; a violation is (constrained quantity - th
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import gin
 import tensorflow as tf
@@ -61,11 +61,11 @@ class EntropyConstraint(HyperParameters):
 
     target: the bound H0. None stands for (behaviour's negative log-likelihood) - A log 4, measured once the
     behaviour policy is trained (the authors' later code).
-    initial_multiplier, learning_rate: beta's start and the size of its projected ascent step.
+    initial, learning_rate: beta's start and the size of its projected ascent step.
     """
 
     target: float | None = None
-    initial_multiplier: float = 10.0
+    initial: float = 10.0
     learning_rate: float = 1e-3
     sign: ClassVar[float]
 
@@ -94,21 +94,36 @@ class MinimumEntropy(EntropyConstraint):
     sign: ClassVar[float] = -1.0
 
 
+@runtime_checkable
+class MultiplierRule(Protocol):
+    """How alpha(s) is represented and what it descends: one of the two below, or a class of one's own."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's."""
+
+    def build(self, dimensions: Dimensions, seed: int) -> tf.keras.layers.Layer:
+        """x: observation [B, O] -> [B]; alpha(s) = softplus(x(s))."""
+
+    def loss(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
+        """x [B] and D(s) - eps [B] -> dual loss [B]."""
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class StateMultiplier(HyperParameters):
     """alpha(s) = softplus(x(s)), one Lagrange multiplier per state (Eq. 8; App. F: hidden 256).
 
-    learning_rate: Adam's. initial_value: alpha at the start. dual_loss: (x [B], violation [B]) -> [B].
+    learning_rate: Adam's. initial: alpha at the start. dual_loss: (x [B], violation [B]) -> [B].
     """
 
     hidden_sizes: tuple[int, ...] = (256, 256)
     learning_rate: float = 1e-5
-    initial_value: float = 10.0
+    initial: float = 10.0
     dual_loss: DualLoss = StraightThrough()
 
     def build(self, dimensions: Dimensions, seed: int) -> "MultiplierNetwork":
-        return MultiplierNetwork(self.hidden_sizes, self.initial_value, dimensions, seed)
+        return MultiplierNetwork(self.hidden_sizes, self.initial, dimensions, seed)
 
     def loss(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
         """Dual loss of each state's own violation, [B]."""
@@ -121,12 +136,12 @@ class GlobalMultiplier(HyperParameters):
     """One multiplier alpha = softplus(x) for all states, holding the mean of D (the ablation of Fig. 2b)."""
 
     learning_rate: float = 1e-3
-    initial_value: float = 10.0
+    initial: float = 10.0
     dual_loss: DualLoss = StraightThrough()
 
     def build(self, dimensions: Dimensions, seed: int) -> "ScalarMultiplier":
         del dimensions, seed
-        return ScalarMultiplier(self.initial_value)
+        return ScalarMultiplier(self.initial)
 
     def loss(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
         """Dual loss of the batch's mean violation, [B]."""
@@ -136,9 +151,9 @@ class GlobalMultiplier(HyperParameters):
 class MultiplierNetwork(EnsembleMLP):
     """x(s): observation [B, O] -> [B]; starts near the same value for all states."""
 
-    def __init__(self, hidden_sizes: tuple[int, ...], initial_value: float, dimensions: Dimensions, seed: int) -> None:
+    def __init__(self, hidden_sizes: tuple[int, ...], initial: float, dimensions: Dimensions, seed: int) -> None:
         super().__init__(1, dimensions.observation, hidden_sizes, 1, seed, "multiplier")
-        self._biases[-1].assign(tf.fill(self._biases[-1].shape, softplus_inverse(initial_value)))
+        self._biases[-1].assign(tf.fill(self._biases[-1].shape, softplus_inverse(initial)))
 
     def call(self, observation: tf.Tensor) -> tf.Tensor:
         return tf.squeeze(self.member(0)(observation), axis=-1)
@@ -147,9 +162,9 @@ class MultiplierNetwork(EnsembleMLP):
 class ScalarMultiplier(tf.keras.layers.Layer):
     """x, one scalar repeated for each state: observation [B, O] -> [B]."""
 
-    def __init__(self, initial_value: float) -> None:
+    def __init__(self, initial: float) -> None:
         super().__init__(name="multiplier")
-        initializer = tf.keras.initializers.Constant(softplus_inverse(initial_value))
+        initializer = tf.keras.initializers.Constant(softplus_inverse(initial))
         self._value = self.add_weight(name="value", shape=(), initializer=initializer)
         self.built = True
 

@@ -1,4 +1,4 @@
-"""A stage's gradient steps as one compiled function: many steps a call, with no Python between them."""
+"""A stage's steps as one compiled function: the only place where training meets `tf.function`."""
 
 from collections.abc import Callable
 
@@ -9,39 +9,43 @@ from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.types import Metrics
 
 RunSteps = Callable[[int, int], dict[str, float]]
-_MOST_METRICS = 64
 
 
-def take_step(stage: Stage, dataset: TransitionSource, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
+def take_step(stage: Stage, data: TransitionSource, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
     """Gradient step number `step` of a stage: draws its batch and updates."""
     step_seed = fold(seed, Purpose.UPDATE, step)
-    batch = dataset.sample(stage.sample_shape, fold(step_seed, Purpose.BATCH))
-    return stage.update(batch, step_seed)
+    batch = stage.draw(data, fold(step_seed, Purpose.BATCH))
+    return stage.update(batch, step_seed, step)
 
 
-def compile_stage(stage: Stage, dataset: TransitionSource, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
-    """A function (first step, count) -> sums of the metrics over these steps; traces the stage's update once."""
-    names: list[str] = []
-    _ = dataset.tensors  # made here: variables that first appear while tracing make TensorFlow trace again
+def compile_stage(stage: Stage, data: TransitionSource, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
+    """A function (first step, count) -> sums of the metrics over these steps; traces the stage's update once.
 
-    # without AutoGraph, which reads source files when a stage is traced, hours into a run that may have changed
-    @tf.function(
-        jit_compile=compiled,
-        autograph=False,
-        input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.int32)],
-    )
+    compiled: by XLA; otherwise the same steps run as a plain graph.
+    """
+    _ = data.tensors  # made here: variables that first appear while tracing make TensorFlow trace again
+    scalar = tf.TensorSpec([], tf.int32)
+
+    # Without AutoGraph, which reads source files when a stage is traced, hours into a run that may have changed. A
+    # function of its own, so that its outputs tell the metrics' names before the loop over it is built.
+    @tf.function(autograph=False, input_signature=[scalar])
+    def one_step(step: tf.Tensor) -> Metrics:
+        return take_step(stage, data, seed, step)
+
+    traced = one_step.get_concrete_function()
+    names = sorted(traced.structured_outputs)
+
+    @tf.function(jit_compile=compiled, autograph=False, input_signature=[scalar, scalar])
     def run_steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         def body(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            metrics = take_step(stage, dataset, seed, first + index)
-            names[:] = sorted(metrics)
-            values = tf.stack([metrics[name] for name in names])
-            return index + 1, sums + tf.pad(values, [[0, _MOST_METRICS - len(names)]])
+            metrics = traced(first + index)
+            return index + 1, sums + tf.stack([metrics[name] for name in names])
 
-        # a vector of fixed size: the metrics' names are known only once the body has been traced
-        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([_MOST_METRICS])))[1]
+        # one vector: fetched from the device in one go
+        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([len(names)])))[1]
 
     def sums_of(first: int, count: int) -> dict[str, float]:
-        vector = run_steps(tf.constant(first), tf.constant(count)).numpy()
-        return dict(zip(names, vector[: len(names)].tolist(), strict=True))
+        sums = run_steps(tf.constant(first), tf.constant(count)).numpy()
+        return dict(zip(names, sums.tolist(), strict=True))
 
     return sums_of

@@ -9,12 +9,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from brac_plus_tf.agents.base import Agent
+from brac_plus_tf.agents.base import Agent, Problem
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters
-from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.dataset import OfflineDataset, dataset_task, load_dataset
 from brac_plus_tf.data.sources import source_label
 from brac_plus_tf.environments.environment import Environment, make_environment
@@ -31,13 +30,13 @@ from brac_plus_tf.runs.stage_cache import StageCache
 class RunSettings(HyperParameters):
     """What every run has, on recorded data or online.
 
-    agent: (dimensions, seed) -> agent. agent_name: its directory's name; give variants names of their own.
+    agent: (problem, seed) -> agent. agent_name: its directory's name; give variants names of their own.
     make_environment: with its settings bound.
     evaluation_episodes, final_episodes: per evaluation during training, and of the last policy.
     action: which of the agent's ways to act is evaluated.
     """
 
-    agent: Callable[[Dimensions, int], Agent] = gin.REQUIRED
+    agent: Callable[[Problem, int], Agent] = gin.REQUIRED
     agent_name: str = gin.REQUIRED
     make_environment: Callable[[Task], Environment] = make_environment
     evaluation_episodes: int = 10
@@ -52,10 +51,10 @@ class RunSettings(HyperParameters):
                 setting = f"{type(self).__name__}.{name}"
                 raise UserError(f"{setting} is {getattr(self, name)}: at least 1, or environment = 'none'")
 
-    def build_agent(self, dimensions: Dimensions, seed: int) -> Agent:
+    def build_agent(self, problem: Problem, seed: int) -> Agent:
         """Raises UserError for what the agent refuses, before anything is written."""
         try:
-            agent = self.agent(dimensions, seed)
+            agent = self.agent(problem, seed)
             agent.stages()
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{self.agent_name}: these settings do not fit it ({error})") from error
@@ -122,7 +121,7 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
     sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
     task = evaluation_task(experiment.environment, sources)
     dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
-    agent = experiment.build_agent(dataset.dimensions, seed)
+    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(sources[0])), seed)
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
     operative_config = gin.operative_config_str()
@@ -147,6 +146,12 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
     trainer.run(agent, dataset, record, cache, evaluate, seed, experiment.loop, progress)
     finish(record, evaluation, policy, facts)
     return record.directory
+
+
+def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
+    """What an agent is told of the data it will learn from."""
+    reward = dataset.transitions.reward
+    return Problem(dataset.dimensions, dataset.scaling, task, (float(reward.min()), float(reward.max())))
 
 
 def finish(

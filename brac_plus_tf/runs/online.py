@@ -14,7 +14,7 @@ import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Agent, Policy, Stage, TransitionSource, no_preparation
+from brac_plus_tf.agents.base import Agent, Policy, Preparation, Problem, Stage, TransitionSource, no_preparation
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_figure
 from brac_plus_tf.core.randomness import Purpose, fold, initializer_seed, uniform
@@ -147,17 +147,21 @@ class OnlineAgent:
         return [dataclasses.replace(self._stage, steps=self._total_steps, prepare=self._play)]
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
-        """The agent's variables and the replay buffer's."""
-        return self._agent.components() | {"replay": self._buffer.variables}
+        """What the agent learns."""
+        return self._agent.components()
+
+    def buffers(self) -> dict[str, Sequence[tf.Variable]]:
+        """The replay buffer, and the agent's own."""
+        return self._agent.buffers() | {"replay": self._buffer.variables}
 
     def policies(self) -> dict[str, Policy]:
         """The agent's own."""
         return self._agent.policies()
 
-    def _play(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> list[str]:
+    def _play(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> Preparation:
         del dataset
         self._explorer.play(min(self._stage.epoch_steps, self._total_steps - step), seed)
-        return []
+        return Preparation()
 
 
 def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
@@ -168,7 +172,7 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
       Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
     task = find_task(experiment.environment)
-    inner = experiment.build_agent(task.dimensions, seed)
+    inner = experiment.build_agent(Problem(task.dimensions, task_scaling(task), task), seed)
     ways = inner.policies()
     if experiment.exploration not in ways:
         raise UserError(f"OnlineExperiment.exploration: {experiment.exploration!r} is none of {', '.join(ways)}")

@@ -9,7 +9,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Agent, Stage, TransitionSource, named_variables
+from brac_plus_tf.agents.base import Agent, Stage, TransitionSource, named_variables, state_of
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, base_seed, fold
 from brac_plus_tf.core.settings import HyperParameters
@@ -63,10 +63,12 @@ def run(
       Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
       UserError: if a metric is not finite.
     """
-    variables = named_variables(agent.components())
+    variables, learned = state_of(agent), named_variables(agent.components())
     position, stages = record.restore(variables), agent.stages()
     with stop_requests(progress.say) as stop_requested:
-        training = _Training(stages, variables, dataset, record, evaluate, seed, loop, progress, stop_requested)
+        training = _Training(
+            stages, variables, learned, dataset, record, evaluate, seed, loop, progress, stop_requested
+        )
         for index in range(position.stage, len(stages)):
             stage, step = stages[index], position.step if index == position.stage else 0
             # a stage that is evaluated on the way is trained: its evaluations are not kept with it
@@ -87,6 +89,7 @@ class _Training:
 
     stages: Sequence[Stage]
     variables: Mapping[str, tf.Variable]
+    learned: Mapping[str, tf.Variable]  # those that must stay finite
     dataset: TransitionSource
     record: RunRecord
     evaluate: Evaluate | None
@@ -128,8 +131,11 @@ class _Training:
         return start // self.loop.checkpoint_interval != step // self.loop.checkpoint_interval
 
     def _prepare(self, stage: Stage, step: int, seed: tf.Tensor) -> None:
-        for warning in stage.prepare(self.dataset, step, fold(seed, Purpose.EPOCH, step)):
+        found = stage.prepare(self.dataset, step, fold(seed, Purpose.EPOCH, step))
+        for warning in found.warnings:
             self.progress.warn(f"{stage.name}: {warning}")
+        if found.metrics:
+            self.record.write_metrics(stage.name, step, found.metrics)
 
     def _take_steps(self, run_steps: RunSteps, stage: Stage, start: int, step: int) -> dict[str, float]:
         """One compiled call; a loss, gradient or variable that is not finite ends the run: Adam keeps every gradient.
@@ -140,7 +146,7 @@ class _Training:
         began, count = time.perf_counter(), step - start
         means = {name: value / count for name, value in run_steps(start, count).items()}
         broken = [name for name, value in means.items() if not math.isfinite(value)]
-        broken += [name for name, variable in self.variables.items() if not _is_finite(variable)][:3]
+        broken += [name for name, variable in self.learned.items() if not _is_finite(variable)][:3]
         if broken:
             raise UserError(
                 f"{stage.name}: {', '.join(broken)} not finite between steps {start} and {step}; training stopped, "

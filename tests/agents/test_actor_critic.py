@@ -8,16 +8,16 @@ from fakes import assert_mean, linear_actor, linear_critic, random_behavior, see
 from scipy import stats
 
 from brac_plus_tf.agents.actor_critic import (
+    ActorCritic,
     MaxQ,
     draw_policy,
-    fit_critic,
     mean_over_draws,
-    next_state_value,
-    watch_value,
 )
+from brac_plus_tf.agents.base import Problem
+from brac_plus_tf.agents.value_learning import watch_value
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.models.distributions import diagonal_gaussian
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor, CriticNetwork
 from brac_plus_tf.models.optimization import build_adam
 from brac_plus_tf.objectives.divergences import MMD, KLUpperBound, SampledKL
 from brac_plus_tf.objectives.multipliers import Multiplier
@@ -72,25 +72,53 @@ def test_mean_over_draws_by_hand():
     np.testing.assert_allclose(mean_over_draws(values, 3), [(1 + 3 + 6) / 3, (2 + 5 + 10) / 3])
 
 
-def test_next_state_value_of_a_sure_policy_is_the_smaller_critic_at_its_action():
-    critic = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 0.5])  # o1 + a0 and 2 a1 + 1/2
-    value = next_state_value(linear_actor(MEAN_KERNEL, MEAN_BIAS, NARROW), critic, OBSERVATION, N, SEED)
+def make_learner(actor, q_weights, q_biases=(0.0, 0.0), **critic) -> ActorCritic:
+    """Linear critics and a linear actor with the given weights; the targets equal the critics."""
+    shape = Actor(hidden_sizes=(), log_std_range=(-5.0, 2.0))
+    learner = ActorCritic(Problem(Dimensions(O, A)), 0, shape, tiny.critic((), **critic), 0.1, MaxQ())
+    weights = linear_critic(q_weights, q_biases).get_weights()
+    learner.actor.set_weights(actor.get_weights())
+    learner.critic.set_weights(weights)
+    learner.target_critic.set_weights(weights)
+    return learner
+
+
+def at_next(observation) -> Transition:
+    """A batch of which only the next observations matter."""
+    rows = observation.shape[0]
+    nothing = tf.fill([rows, O], np.nan), tf.fill([rows, A], np.nan), tf.zeros([rows]), tf.ones([rows])
+    return Transition(*nothing, observation, tf.fill([rows, A], np.nan))
+
+
+def test_next_value_of_a_sure_policy_is_the_smaller_critic_at_its_action():
+    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, NARROW)
+    learner = make_learner(
+        actor, [[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 0.5], target_samples=N
+    )  # o1 + a0, 2 a1 + .5
+    learner.critic.set_weights([0 * weight for weight in learner.critic.get_weights()])  # the targets are what counts
+    value = learner.next_value(at_next(OBSERVATION), SEED)
     action = np.tanh(means())
     expected = np.minimum(OBSERVATION.numpy()[:, 1] + action[:, 0], 2.0 * action[:, 1] + 0.5)
     np.testing.assert_allclose(value, expected, atol=0.06)  # max of N draws: up to 4 deviations, times a slope of 2
+    other = linear_actor(0 * MEAN_KERNEL, [0.3, 2.0], NARROW)
+    value = learner.next_value(at_next(OBSERVATION), SEED, other)
+    expected = np.minimum(OBSERVATION.numpy()[:, 1] + np.tanh(0.3), 2.0 * np.tanh(2.0) + 0.5)
+    np.testing.assert_allclose(value, expected, atol=0.06)
 
 
-def test_next_state_value_is_the_best_of_its_samples():
+def test_next_value_is_the_best_of_its_samples():
     # Q = a0 with u0 ~ N(0, 1): the maximum of n samples has distribution Phi^n, its median is tanh(Phi^-1(2^(-1/n)))
-    critic = linear_critic([[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]])
     actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
     for samples in (1, 7):
-        values = next_state_value(actor, critic, tf.zeros([4000, O]), samples, SEED).numpy()
+        learner = make_learner(actor, [[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]], target_samples=samples)
+        values = learner.next_value(at_next(tf.zeros([4000, O])), SEED).numpy()
         assert_mean(values < np.tanh(stats.norm.ppf(0.5 ** (1 / samples))), 0.5)
 
 
 def test_fit_critic_by_hand():
-    critic = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 3.0])  # o1 + a0 and 2 a1 + 3
+    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, NARROW)
+    q_weights = [[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]]  # o1 + a0 and 2 a1 + 3
+    learner = make_learner(actor, q_weights, [0.0, 3.0], learning_rate=0.01, gamma=0.5)
     batch = Transition(
         observation=tf.constant([[0.0, 1.0, 0.0], [0.0, -2.0, 0.0]]),
         action=tf.constant([[0.5, -1.0], [-1.0, 0.5]]),
@@ -101,49 +129,46 @@ def test_fit_critic_by_hand():
     )
     # Q_1 = (1.5, -3), Q_2 = (1, 4); y = (1 + 0.5 * 4, 2) = (3, 2); the terminal state drops its next value
     # squared errors (2.25, 25) and (4, 4): sums (6.25, 29), mean 17.625; penalty 0.1 * mean(3, 5) = 0.4
-    optimizer = build_adam(0.01, critic.trainable_variables)
-    before = critic.get_weights()
-    metrics = fit_critic(critic, optimizer, batch, tf.constant([4.0, 100.0]), 0.5, lambda: tf.constant([3.0, 5.0]), 0.1)
+    before = learner.critic.get_weights()
+    metrics = learner.fit_critic(batch, tf.constant([4.0, 100.0]), lambda: tf.constant([3.0, 5.0]), 0.1)
     expected = {"critic_loss": 18.025, "td_error": 17.625, "critic_penalty": 4.0, "target_mean": 2.5}
     expected |= {"q_mean": (1.5 - 3.0 + 1.0 + 4.0) / 4, "q_max": 4.0}
     assert {key: float(value) for key, value in metrics.items()} == pytest.approx(expected, rel=1e-6)
     # d loss / d bias_j = mean 2 (Q_j - y): errors (-1.5, -5) and (-2, 2), so -6.5 and 0;
     # d / d weights_1 = -1.5 (0,1,0,.5,-1) - 5 (0,-2,0,-1,.5) = (0, 8.5, 0, 4.25, -1)
     # d / d weights_2 = -2 (0,1,0,.5,-1) + 2 (0,-2,0,-1,.5) = (0, -6, 0, -3, 3); Adam's first step is 0.01 sign
-    kernel, bias = (after - start for after, start in zip(critic.get_weights(), before, strict=True))
+    kernel, bias = (after - start for after, start in zip(learner.critic.get_weights(), before, strict=True))
     np.testing.assert_allclose(bias[:, 0], [0.01, 0.0], rtol=1e-3, atol=1e-6)
     signs = np.array([[0, 1, 0, 1, -1], [0, -1, 0, -1, 1]])
     np.testing.assert_allclose(kernel[:, :, 0], -0.01 * signs, rtol=1e-3, atol=1e-6)
 
 
-def test_fit_critic_descends_the_penalty_too():
-    critic = linear_critic([[0, 0, 0, 1.5, 0], [0, 0, 0, 1.5, 0]])
+def test_fit_critic_descends_the_penalty_too_by_the_optimiser_given():
+    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, NARROW)
+    learner = make_learner(actor, [[0, 0, 0, 1.5, 0], [0, 0, 0, 1.5, 0]], learning_rate=0.5, gamma=0.9)
     batch = Transition(
         tf.zeros([4, O]), tf.zeros([4, A]), tf.zeros([4]), tf.ones([4]), tf.zeros([4, O]), tf.zeros([4, A])
     )
     # Q = 0 = y at the data, so only the penalty (weight of a0)^2 has a gradient, 2 * 1.5 > 0
-    fit_critic(
-        critic,
-        build_adam(0.01, critic.trainable_variables),
+    learner.fit_critic(
         batch,
         tf.zeros([4]),
-        0.9,
-        lambda: tf.square(critic.trainable_variables[0][:, 3, 0]),
+        lambda: tf.square(learner.critic.trainable_variables[0][:, 3, 0]),
         0.1,
+        build_adam(0.01, learner.critic.trainable_variables),
     )
-    kernel, bias = critic.get_weights()
+    kernel, bias = learner.critic.get_weights()
     np.testing.assert_allclose(kernel[:, 3, 0], [1.49, 1.49], rtol=1e-5)
     np.testing.assert_array_equal(bias, np.zeros([2, 1]))
 
 
-def test_fitting_a_critic_leaves_its_target_alone():
-    critic, target = (linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], target=flag) for flag in (False, True))
-    actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, [1.0, 1.0])
-    before = actor.get_weights() + target.get_weights()
+def test_fitting_a_critic_leaves_its_target_and_the_policy_alone():
+    learner = make_learner(linear_actor(MEAN_KERNEL, MEAN_BIAS, [1.0, 1.0]), [[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]])
+    before = learner.actor.get_weights() + learner.target_critic.get_weights()
     batch = Transition(OBSERVATION, tf.zeros([B, A]), tf.ones([B]), tf.ones([B]), OBSERVATION, tf.zeros([B, A]))
-    next_value = next_state_value(actor, target, batch.next_observation, 1, SEED)
-    fit_critic(critic, build_adam(0.1, critic.trainable_variables), batch, next_value, 0.9)
-    for old, new in zip(before, actor.get_weights() + target.get_weights(), strict=True):
+    learner.fit_critic(batch, learner.next_value(batch, SEED))
+    after = learner.actor.get_weights() + learner.target_critic.get_weights()
+    for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -197,7 +222,8 @@ def test_max_q_clips_its_draws_around_each_states_mean():
 
 def test_sampling_functions_agree_eagerly_in_a_graph_and_compiled():
     dimensions = Dimensions(O, A)
-    actor, critic = Actor(hidden_sizes=(8,)).build(dimensions, 0), Critic(hidden_sizes=(8,)).build(dimensions, 0)
+    actor, critic = Actor(hidden_sizes=(8,)).build(dimensions, 0), CriticNetwork((8,), 2, dimensions, 0)
+    learner = ActorCritic(Problem(dimensions), 0, Actor((8,)), tiny.critic((8,), target_samples=N), 0.1, MaxQ())
     behavior = random_behavior(dimensions, components=3, latent_size=6, weights_seed=0)
 
     def everything(observation, seed):
@@ -206,7 +232,7 @@ def test_sampling_functions_agree_eagerly_in_a_graph_and_compiled():
         measured = policy, draw.pre_tanh_action[:B], behavior.select(seed)[0], observation, seed
         return {
             "log_prob": draw.log_prob,
-            "next_value": next_state_value(actor, critic, observation, N, seed),
+            "next_value": learner.next_value(at_next(observation), seed),
             "max_q": MaxQ(samples=7).action(actor, critic, observation, seed),
             "bound": KLUpperBound(7)(*measured),
             "sampled_kl": SampledKL(2, 7)(*measured),

@@ -7,6 +7,7 @@ import tiny
 from fakes import linear_actor
 from scipy import stats
 
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.bc import BC
 from brac_plus_tf.agents.cloning import Cloning, cloning_loss
 from brac_plus_tf.core.randomness import base_seed
@@ -37,7 +38,7 @@ def test_loss_by_hand():
 def cloned(action, cloning):
     """The policy cloned from one state's actions [M, A], as (mean, standard deviation) of the pre-tanh action."""
     dataset = tiny.one_state_dataset(action, np.zeros(len(action)))
-    agent = BC(dataset.dimensions, 0, cloning=cloning)
+    agent = BC(Problem(dataset.dimensions), 0, cloning=cloning)
     (stage,) = agent.stages()
     compile_stage(stage, dataset, SEED)(0, stage.steps)
     return [value.numpy()[0] for value in agent.cloned.network(tf.zeros([1, 1]))]

@@ -7,11 +7,11 @@ import tiny
 from fakes import linear_critic
 
 from brac_plus_tf.agents.actor_critic import Training
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.bcq import BCQ, PerturbationNetwork
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ActionAutoEncoder
-from brac_plus_tf.models.networks import Critic
 from brac_plus_tf.runs.compiled_stage import compile_stage
 
 SEED, DIMENSIONS = base_seed(7), Dimensions(observation=3, action=2)
@@ -19,9 +19,14 @@ SEED, DIMENSIONS = base_seed(7), Dimensions(observation=3, action=2)
 
 def linear_agent(**settings) -> BCQ:
     """The model's action is tanh(0.5), tanh(-1) whatever the latent; Q' = (o1 + a0, 2 a1 + 3)."""
-    critic = Critic((), gamma=0.5, minimum_weight=0.75)
+    critic = tiny.critic((), gamma=0.5, minimum_weight=0.75)
     agent = BCQ(
-        DIMENSIONS, 0, hidden_sizes=(), critic=critic, behavior=ActionAutoEncoder((), learning_rate=0.0), **settings
+        Problem(DIMENSIONS),
+        0,
+        hidden_sizes=(),
+        critic=critic,
+        behavior=ActionAutoEncoder((), learning_rate=0.0),
+        **settings,
     )
     agent.behavior.decoder.set_weights([np.zeros([1, 7, 2], np.float32), np.array([[0.5, -1.0]], np.float32)])
     weights = linear_critic([[0, 1, 0, 1, 0], [0, 0, 0, 0, 2]], [0.0, 3.0]).get_weights()
@@ -81,11 +86,11 @@ def test_bandit_moves_the_datas_action_uphill_by_its_limit():
     limit, action = 0.25, np.random.default_rng(0).uniform(-0.05, 0.05, size=(2000, 1))
     dataset = tiny.one_state_dataset(action, action[:, 0])
     agent = BCQ(
-        dataset.dimensions,
+        Problem(dataset.dimensions),
         0,
         hidden_sizes=(16,),
         perturbation_limit=limit,
-        critic=Critic((), learning_rate=1e-2),  # linear, so that it extrapolates the slope of 1
+        critic=tiny.critic((), learning_rate=1e-2),  # linear, so that it extrapolates the slope of 1
         behavior=ActionAutoEncoder((16,), learning_rate=3e-3),
         training=Training(epochs=1, steps_per_epoch=2500, batch_size=100, policy_learning_rate=3e-3),
     )

@@ -7,11 +7,12 @@ import tiny
 from fakes import linear_actor, linear_critic
 
 from brac_plus_tf.agents.actor_critic import Training
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.bear import BEAR
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ActionAutoEncoder
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.objectives.divergences import MMD, gaussian_kernel
 from brac_plus_tf.objectives.multipliers import Multiplier
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
@@ -24,9 +25,15 @@ NARROW = [0.0068, 0.0068]
 
 def linear_agent(**settings) -> BEAR:
     """Policy tanh of (o0, o1); the model's action tanh(0.5), tanh(-1) whatever the latent; Q = min(a0, 3)."""
-    critic = Critic((), gamma=0.5, target_samples=4, minimum_weight=0.75)
+    critic = tiny.critic((), gamma=0.5, target_samples=4, minimum_weight=0.75)
     agent = BEAR(
-        DIMENSIONS, 0, actor=LINEAR, critic=critic, training=TRAINING, behavior=ActionAutoEncoder(()), **settings
+        Problem(DIMENSIONS),
+        0,
+        actor=LINEAR,
+        critic=critic,
+        training=TRAINING,
+        behavior=ActionAutoEncoder(()),
+        **settings,
     )
     agent.actor.set_weights(linear_actor([[1, 0], [0, 1], [0, 0]], [0, 0], NARROW).get_weights())
     agent.behavior.decoder.set_weights([np.zeros([1, 7, 2], np.float32), np.array([[0.5, -1.0]], np.float32)])
@@ -78,10 +85,10 @@ def test_bandit_goes_as_far_as_the_constraint_allows(threshold, active):
     u = np.random.default_rng(0).normal(0.0, 0.1, size=(2000, 1))
     dataset = tiny.one_state_dataset(np.tanh(u), np.tanh(u[:, 0]))
     agent = BEAR(
-        dataset.dimensions,
+        Problem(dataset.dimensions),
         0,
         actor=Actor((16,), (-5.0, 2.0)),
-        critic=Critic((), learning_rate=1e-2),  # linear, so that it extrapolates the slope of 1
+        critic=tiny.critic((), learning_rate=1e-2),  # linear, so that it extrapolates the slope of 1
         training=Training(epochs=1, steps_per_epoch=4000, batch_size=100, policy_learning_rate=3e-3),
         behavior=ActionAutoEncoder((16,), learning_rate=3e-3),
         divergence=MMD(

@@ -8,12 +8,13 @@ from fakes import gaussian_kl, linear_actor, linear_critic
 from scipy import optimize
 
 from brac_plus_tf.agents.actor_critic import Training, draw_policy
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.brac import BRAC, Dual, Primal
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions, Transition
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.divergences import SampledKL, dual_kl, dual_wasserstein
 from brac_plus_tf.objectives.multipliers import Multiplier
@@ -30,10 +31,10 @@ def linear_agent(**settings) -> BRAC:
     """Policy u ~ N((o0, o1 / 2), POLICY_STD^2); behaviour fixed; Q' = min(o1 + a0, 2 a1 + 3), Q = min(a0, 3)."""
     divergence = Primal(SampledKL(samples=8), CLONING)
     agent = BRAC(
-        DIMENSIONS,
+        Problem(DIMENSIONS),
         0,
         actor=LINEAR_ACTOR,
-        critic=Critic((), gamma=0.5),
+        critic=tiny.critic((), gamma=0.5),
         training=TRAINING,
         divergence=divergence,
         **settings,
@@ -85,9 +86,9 @@ def test_policy_loss_and_metrics_by_hand():
 def test_without_divergence_and_entropy_it_is_plain_actor_critic():
     """alpha = beta = 0: what SAC does at temperature 0."""
     nothing = Multiplier(initial=0.0, learning_rate=0.0)
-    shared = {"actor": Actor((16,)), "critic": Critic((16,)), "training": TRAINING, "entropy": nothing}
-    brac = BRAC(DIMENSIONS, 0, divergence=Primal(cloning=CLONING), multiplier=nothing, **shared)
-    sac, dataset = SAC(DIMENSIONS, 0, **shared), tiny.make_dataset(100, DIMENSIONS)
+    shared = {"actor": Actor((16,)), "critic": tiny.critic((16,)), "training": TRAINING, "entropy": nothing}
+    brac = BRAC(Problem(DIMENSIONS), 0, divergence=Primal(cloning=CLONING), multiplier=nothing, **shared)
+    sac, dataset = SAC(Problem(DIMENSIONS), 0, **shared), tiny.make_dataset(100, DIMENSIONS)
     batch = dataset.sample((20,), SEED)
     for step in range(3):
         brac.update(Transition(*(leaf[None] for leaf in batch)), SEED + step)
@@ -128,10 +129,10 @@ def test_bandit_balances_value_and_divergence():
     best_mean, best_log_std = optimize.minimize(loss, [0.0, -1.0]).x
     dataset = tiny.one_state_dataset(np.tanh(u), np.tanh(u[:, 0]))
     agent = BRAC(
-        dataset.dimensions,
+        Problem(dataset.dimensions),
         0,
         actor=Actor((16,), (-5.0, 2.0)),
-        critic=Critic((32, 32), learning_rate=3e-3),
+        critic=tiny.critic((32, 32), learning_rate=3e-3),
         training=Training(epochs=1, steps_per_epoch=3000, batch_size=100, policy_learning_rate=3e-3),
         divergence=Primal(cloning=CLONING),
         multiplier=Multiplier(initial=alpha, learning_rate=0.0),
@@ -154,7 +155,14 @@ def test_dual_critic_finds_the_divergence_of_two_known_policies(estimate, expect
         estimate=estimate, hidden_sizes=(32, 32), steps=1, gradient_penalty=5.0 if expected == "distance" else 0.0
     )
     training = Training(epochs=1, steps_per_epoch=3000, batch_size=200, policy_learning_rate=0.0)
-    agent = BRAC(dataset.dimensions, 0, actor=LINEAR_ACTOR, critic=Critic((4,)), training=training, divergence=settings)
+    agent = BRAC(
+        Problem(dataset.dimensions),
+        0,
+        actor=LINEAR_ACTOR,
+        critic=tiny.critic((4,)),
+        training=training,
+        divergence=settings,
+    )
     agent.actor.set_weights(linear_actor([[0.0]], [0.5], [std]).get_weights())
     compile_stage(agent.stages()[-1], dataset, SEED)(0, 3000)
     draw = draw_policy(agent.actor, tf.zeros([size, 1]), 1, SEED)
@@ -166,7 +174,12 @@ def test_dual_critic_finds_the_divergence_of_two_known_policies(estimate, expect
 
 def test_dual_measures_each_state_by_its_own_pair():
     agent = BRAC(
-        DIMENSIONS, 0, actor=LINEAR_ACTOR, critic=Critic(()), divergence=Dual(dual_wasserstein, ()), training=TRAINING
+        Problem(DIMENSIONS),
+        0,
+        actor=LINEAR_ACTOR,
+        critic=tiny.critic(()),
+        divergence=Dual(dual_wasserstein, ()),
+        training=TRAINING,
     )
     agent.regularizer.network.set_weights(
         [np.array([[[1], [0], [0], [2], [0]]], np.float32), np.zeros([1, 1], np.float32)]

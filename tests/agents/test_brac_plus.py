@@ -8,13 +8,14 @@ import pytest
 import tensorflow as tf
 import tiny
 
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
 from brac_plus_tf.agents.thresholds import AbsoluteThreshold, RelativeThreshold
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ConditionalVAE, VAEEnsemble, all_members
 from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.divergences import MMD, KLUpperBound
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy, MinimumEntropy, StateMultiplier
@@ -33,7 +34,7 @@ def make_dataset(rows=400, dimensions=DIMENSIONS, **columns):
 def make_agent(dimensions=DIMENSIONS, **overrides):
     settings = {
         "actor": Actor((16, 16)),
-        "critic": Critic((16, 16), tau=0.25),
+        "critic": tiny.critic((16, 16), tau=0.25),
         "behavior": VAEEnsemble(hidden_sizes=(16, 16)),
         "multiplier": StateMultiplier((16, 16), learning_rate=1e-3),
         "entropy": MaximumEntropy(target=-2.0),
@@ -42,7 +43,7 @@ def make_agent(dimensions=DIMENSIONS, **overrides):
         "initial_critic_fit": Fit(steps=50, batch_size=30, decay=(1.0,)),
         "improvement": Improvement(epochs=2, steps_per_epoch=10, batch_size=30, policy_learning_rate=1e-3),
     } | overrides
-    return BRACPlus(dimensions, 0, **settings)
+    return BRACPlus(Problem(dimensions), 0, **settings)
 
 
 def changed_components(before, after):
@@ -80,7 +81,7 @@ def test_each_stage_changes_only_what_it_trains():
     }
     for stage in agent.stages():
         before = tiny.values(agent)
-        stage.update(dataset.sample(stage.sample_shape, SEED), SEED)
+        stage.update(stage.draw(dataset, SEED), SEED, tf.constant(0))
         assert changed_components(before, tiny.values(agent)) == expected[stage.name]
 
 
@@ -111,7 +112,7 @@ def test_targets_start_as_copies_and_follow_by_tau():
 def test_a_target_actor_follows_where_there_is_one():
     agent = make_agent(improvement=Improvement(epochs=2, steps_per_epoch=10, batch_size=30, target_actor=True))
     dataset = make_dataset()
-    agent.stages()[1].update(dataset.sample((30,), SEED), SEED)
+    agent.stages()[1].update(dataset.sample((30,), SEED), SEED, tf.constant(0))
     agent.stages()[3].prepare(dataset, 0, SEED)
     start = [v.numpy() for v in agent.actor.variables]
     for expected, target in zip(start, agent.target_actor.variables, strict=True):
@@ -153,7 +154,7 @@ def test_terminal_states_are_fitted_to_their_reward():
         {"behavior": VAEEnsemble(hidden_sizes=(16, 16), mixture_components=3)},
         {
             "improvement": Improvement(2, 10, 30, 1e-3, policy_samples=4, target_actor=True, train_behavior=True),
-            "critic": Critic((16, 16), target_samples=4),
+            "critic": tiny.critic((16, 16), target_samples=4),
             "penalty": GradientPenalty(weight_rate=0.1, target=-0.5),
         },
     ],
@@ -297,10 +298,10 @@ def bandit_dataset():
 def make_bandit_agent(**overrides):
     settings = {
         "actor": Actor((16,)),
-        "critic": Critic((64, 64), learning_rate=1e-3),
+        "critic": tiny.critic((64, 64), learning_rate=1e-3),
         "behavior": VAEEnsemble(hidden_sizes=(32,)),
-        "multiplier": StateMultiplier((16,), learning_rate=3e-3, initial_value=1.0),
-        "entropy": MaximumEntropy(target=3.0, initial_multiplier=0.0),  # above any entropy on [-1, 1]: never binds
+        "multiplier": StateMultiplier((16,), learning_rate=3e-3, initial=1.0),
+        "entropy": MaximumEntropy(target=3.0, initial=0.0),  # above any entropy on [-1, 1]: never binds
         "behavior_fit": Fit(steps=3000, batch_size=64),
         "initial_policy_fit": Fit(steps=2000, batch_size=64),
         "initial_critic_fit": Fit(steps=3000, batch_size=64, learning_rate=1e-3, decay=(1.0, 0.1)),
@@ -366,7 +367,7 @@ def test_initial_policy_is_the_behaviour_policy_where_it_is_gaussian():
 
 def test_maximum_entropy_binds():
     """Stage 2 under H <= H0 below the behaviour's own entropy: beta rises until E[H] meets H0."""
-    entropy = MaximumEntropy(target=-0.4, initial_multiplier=0.0, learning_rate=1e-2)
+    entropy = MaximumEntropy(target=-0.4, initial=0.0, learning_rate=1e-2)
     fit = Fit(steps=6000, batch_size=64, decay=(1.0,))  # a falling rate would freeze the policy where beta still moves
     agent = make_bandit_agent(entropy=entropy, initial_policy_fit=fit)
     _, _, metrics = train_bandit(agent, 2)

@@ -11,11 +11,12 @@ from fakes import linear_critic
 from scipy.special import logsumexp
 
 from brac_plus_tf.agents.actor_critic import Training
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.cql import CQL, ActionValues, entropy_regularized, policy_weighted, unweighted
 from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.objectives.multipliers import Multiplier
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
@@ -72,7 +73,9 @@ def test_policy_weights_carry_no_gradient():
 
 def test_critic_loss_by_hand():
     """Critics constant in the action: every C_j is Q_j + log of the importance weights' sum, the gap the latter."""
-    agent = CQL(DIMENSIONS, 0, actor=Actor(()), critic=Critic(()), weight=0.5, conservative_value=unweighted)
+    agent = CQL(
+        Problem(DIMENSIONS), 0, actor=Actor(()), critic=tiny.critic(()), weight=0.5, conservative_value=unweighted
+    )
     agent.critic.set_weights(linear_critic([[1, 0, 0, 0, 0], [0, 2, 0, 0, 0]], [0.0, 1.0]).get_weights())
     batch = tiny.make_dataset(50, DIMENSIONS).sample((20,), SEED)._replace(discount=tf.zeros([20]))
     metrics = agent._fit_critic(batch, SEED)
@@ -88,11 +91,11 @@ def test_without_weight_and_temperature_it_is_plain_actor_critic():
     """Weight 0: the same bits as SAC, whose soft target is the plain one at temperature 0."""
     shared = {
         "actor": Actor((16,)),
-        "critic": Critic((16,)),
+        "critic": tiny.critic((16,)),
         "training": dataclasses.replace(TRAINING, warm_start=0),
         "entropy": Multiplier(initial=0.0, learning_rate=0.0),
     }
-    cql, sac = CQL(DIMENSIONS, 0, weight=0.0, **shared), SAC(DIMENSIONS, 0, **shared)
+    cql, sac = CQL(Problem(DIMENSIONS), 0, weight=0.0, **shared), SAC(Problem(DIMENSIONS), 0, **shared)
     dataset = tiny.make_dataset(100, DIMENSIONS)
     for step in range(3):
         for agent in (cql, sac):
@@ -103,7 +106,9 @@ def test_without_weight_and_temperature_it_is_plain_actor_critic():
 
 
 def test_warm_start_clones_and_never_looks_at_q():
-    agents = [CQL(DIMENSIONS, 0, actor=Actor((16,)), critic=Critic((16,)), training=TRAINING) for _ in range(2)]
+    agents = [
+        CQL(Problem(DIMENSIONS), 0, actor=Actor((16,)), critic=tiny.critic((16,)), training=TRAINING) for _ in range(2)
+    ]
     agents[1].critic.set_weights([weight + 5.0 for weight in agents[1].critic.get_weights()])
     dataset = tiny.make_dataset(100, DIMENSIONS)
     for agent in agents:
@@ -117,10 +122,10 @@ def test_lagrange_form_moves_its_multiplier_towards_the_target_gap(target, rises
     """Untrained critics are nearly flat, so CQL(H)'s gap is near log(30 * 4 / ..) > 1 and weight * gap < 20."""
     multiplier = Multiplier(initial=1.0, learning_rate=0.1)
     agent = CQL(
-        DIMENSIONS,
+        Problem(DIMENSIONS),
         0,
         actor=Actor((16,)),
-        critic=Critic((16,)),
+        critic=tiny.critic((16,)),
         weight=1.0,
         gap_multiplier=multiplier,
         target_gap=target,
@@ -136,7 +141,11 @@ def test_bandit_values_unseen_actions_below_the_datas():
     dataset = tiny.one_state_dataset(action, np.zeros(1000))
     training = Training(epochs=1, steps_per_epoch=1500, batch_size=100, policy_learning_rate=1e-3)
     agent = CQL(
-        dataset.dimensions, 0, actor=Actor((16,)), critic=Critic((32, 32), learning_rate=3e-3), training=training
+        Problem(dataset.dimensions),
+        0,
+        actor=Actor((16,)),
+        critic=tiny.critic((32, 32), learning_rate=3e-3),
+        training=training,
     )
     compile_stage(agent.stages()[-1], dataset, SEED)(0, 1500)
     grid = tf.constant(np.linspace(-1.0, 1.0, 41)[:, None], tf.float32)

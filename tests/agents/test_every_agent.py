@@ -8,6 +8,7 @@ import tensorflow as tf
 import tiny
 
 from brac_plus_tf.agents.actor_critic import Training
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.bc import BC
 from brac_plus_tf.agents.bcq import BCQ
 from brac_plus_tf.agents.bear import BEAR
@@ -19,27 +20,27 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ActionAutoEncoder
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 DIMENSIONS, SEED = Dimensions(observation=5, action=2), base_seed(3)
-ACTOR, CRITIC = Actor((16,)), Critic((16,), tau=0.25)
+ACTOR, CRITIC = Actor((16,)), tiny.critic((16,), tau=0.25)
 TRAINING = Training(epochs=2, steps_per_epoch=10, batch_size=30, policy_learning_rate=1e-3, warm_start=10)
 CLONING = Cloning(actor=ACTOR, fit=Fit(steps=10, batch_size=30, decay=(1.0,)))
 MODEL = ActionAutoEncoder((16,))
 NO_WARM_START = dataclasses.replace(TRAINING, warm_start=0)
 SHARED = {"actor": ACTOR, "critic": CRITIC, "training": TRAINING}
 AGENTS = {
-    "bc": lambda seed: BC(DIMENSIONS, seed, cloning=CLONING),
-    "sac": lambda seed: SAC(DIMENSIONS, seed, **(SHARED | {"training": NO_WARM_START})),
-    "brac primal": lambda seed: BRAC(DIMENSIONS, seed, divergence=Primal(cloning=CLONING), **SHARED),
-    "brac dual": lambda seed: BRAC(DIMENSIONS, seed, divergence=Dual(hidden_sizes=(16,)), **SHARED),
-    "bear": lambda seed: BEAR(DIMENSIONS, seed, behavior=MODEL, **SHARED),
+    "bc": lambda seed: BC(Problem(DIMENSIONS), seed, cloning=CLONING),
+    "sac": lambda seed: SAC(Problem(DIMENSIONS), seed, **(SHARED | {"training": NO_WARM_START})),
+    "brac primal": lambda seed: BRAC(Problem(DIMENSIONS), seed, divergence=Primal(cloning=CLONING), **SHARED),
+    "brac dual": lambda seed: BRAC(Problem(DIMENSIONS), seed, divergence=Dual(hidden_sizes=(16,)), **SHARED),
+    "bear": lambda seed: BEAR(Problem(DIMENSIONS), seed, behavior=MODEL, **SHARED),
     "bcq": lambda seed: BCQ(
-        DIMENSIONS, seed, hidden_sizes=(16,), critic=CRITIC, behavior=MODEL, training=NO_WARM_START
+        Problem(DIMENSIONS), seed, hidden_sizes=(16,), critic=CRITIC, behavior=MODEL, training=NO_WARM_START
     ),
-    "cql": lambda seed: CQL(DIMENSIONS, seed, **SHARED),
+    "cql": lambda seed: CQL(Problem(DIMENSIONS), seed, **SHARED),
 }
 CLONED = {"behavior", "behavior_optimizer", "behavior_entropy"}
 LEARNED = {"actor", "policy_optimizer", "critic", "target_critic", "critic_optimizer"}
@@ -142,4 +143,4 @@ def test_an_action_depends_on_its_own_row_alone(name):
 @pytest.mark.parametrize("agent", [SAC, BCQ])
 def test_a_warm_start_that_an_agent_does_not_have_is_refused(agent):
     with pytest.raises(UserError, match="no warm start"):
-        agent(DIMENSIONS, 0, critic=CRITIC, training=TRAINING).stages()
+        agent(Problem(DIMENSIONS), 0, critic=CRITIC, training=TRAINING).stages()

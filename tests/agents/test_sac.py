@@ -7,10 +7,11 @@ import tiny
 from fakes import assert_mean, linear_actor, linear_critic
 
 from brac_plus_tf.agents.actor_critic import Training
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions, Transition
-from brac_plus_tf.models.networks import Actor, Critic
+from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.objectives.multipliers import Multiplier
 from brac_plus_tf.runs.compiled_stage import compile_stage
 
@@ -21,10 +22,10 @@ NARROW = [0.01, 0.02]
 def narrow_agent(temperature: float, gamma: float = 0.5) -> SAC:
     """An agent of linear networks: Q' = min(o1 + a0, 2 a1 + 3), u ~ N((o0 + 1/2, 2 o1 - 1), NARROW^2)."""
     agent = SAC(
-        Dimensions(3, 2),
+        Problem(Dimensions(3, 2)),
         0,
         actor=Actor((), (-5.0, 2.0)),
-        critic=Critic((), gamma=gamma),
+        critic=tiny.critic((), gamma=gamma),
         entropy=Multiplier(initial=temperature, learning_rate=0.0),
     )
     agent.actor.set_weights(linear_actor([[1, 0], [0, 2], [0, 0]], [0.5, -1.0], NARROW).get_weights())
@@ -68,10 +69,10 @@ def test_bandit_meets_its_entropy_target_around_the_best_action():
     action = generator.uniform(-0.99, 0.99, size=(2000, 1))
     dataset = tiny.one_state_dataset(action, 2.0 - 4.0 * (action[:, 0] - 0.3) ** 2)
     agent = SAC(
-        dataset.dimensions,
+        Problem(dataset.dimensions),
         0,
         actor=Actor((16,), (-5.0, 2.0)),
-        critic=Critic((32, 32), learning_rate=3e-3),
+        critic=tiny.critic((32, 32), learning_rate=3e-3),
         training=Training(epochs=1, steps_per_epoch=4000, batch_size=100, policy_learning_rate=3e-3),
         entropy=Multiplier(initial=0.1, learning_rate=3e-3, minimum=1e-6, logarithmic=True),
         minimum_entropy=-1.0,
