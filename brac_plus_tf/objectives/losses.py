@@ -47,3 +47,13 @@ def pessimistic_value(q_values: tf.Tensor, minimum_weight: float) -> tf.Tensor:
     if minimum_weight == 1.0:  # one reduction, where the other would be multiplied by nothing
         return smallest
     return minimum_weight * smallest + (1.0 - minimum_weight) * tf.reduce_max(q_values, axis=0)
+
+
+def imitating_policy_loss(value: tf.Tensor, squared_error: tf.Tensor, weight: float) -> tf.Tensor:
+    """-weight Q(s,a) / mean|Q| + (pi(s) - a_data)^2, per state [B] (TD3+BC, Eq. 3 and 5).
+
+    Dividing by the batch's mean |Q|, without gradient, makes `weight` mean the same whatever the rewards' scale.
+    """
+    check_shapes((value, "B"), (squared_error, "B"))
+    scale = tf.stop_gradient(tf.reduce_mean(tf.abs(value)))
+    return squared_error - weight * value / scale
