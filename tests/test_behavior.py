@@ -6,14 +6,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.models.behavior import (
-    ActionAutoEncoder,
-    ConditionalVAE,
-    GaussianBehavior,
-    VAEEnsemble,
-    all_members,
-    draw_one_member,
-)
+from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
+from brac_plus_tf.models.behavior import ConditionalVAE, GaussianBehavior, VAEEnsemble, all_members, draw_one_member
 from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
 from brac_plus_tf.models.optimization import build_adam, gradient_step
 

@@ -18,7 +18,8 @@ ROOMS["policies"] = {"core", "environments", "data", "agents"}
 ROOMS["runs"] = {"core", "environments", "data", "agents", "policies"}
 ROOMS["collection"] = {"core", "environments", "data", "policies"}
 ROOMS["comparison"] = {"core", "runs"}
-SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "cloning", "thresholds"}  # the others are algorithms
+# the other modules of agents/ are algorithms
+SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "cloning", "thresholds"}
 
 
 def imports(path: pathlib.Path, package: pathlib.Path) -> set[tuple[str, ...]]:

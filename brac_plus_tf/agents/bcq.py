@@ -14,7 +14,7 @@ from brac_plus_tf.agents.value_learning import Critic, ValueLearner, best_action
 from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
-from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
 from brac_plus_tf.models.networks import EnsembleMLP, repeat
 from brac_plus_tf.models.optimization import build_adam, gradient_step
 

@@ -14,7 +14,7 @@ from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Metrics, Transition
-from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import gradient_step
 from brac_plus_tf.objectives.divergences import MMD, Divergence

@@ -11,7 +11,7 @@ from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.bcq import BCQ, PerturbationNetwork
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
 from brac_plus_tf.runs.compiled_stage import compile_stage
 
 SEED, DIMENSIONS = base_seed(7), Dimensions(observation=3, action=2)

@@ -11,7 +11,7 @@ from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.bear import BEAR
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.objectives.divergences import MMD, gaussian_kernel
 from brac_plus_tf.objectives.multipliers import Multiplier

@@ -19,7 +19,7 @@ from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.models.behavior import ActionAutoEncoder
+from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
