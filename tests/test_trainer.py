@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -10,6 +11,7 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
 
+from brac_plus_tf.agents.base import Preparation
 from brac_plus_tf.core import files
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed, standard_normal
@@ -121,14 +123,16 @@ def test_checkpoints_when_an_interval_is_passed_and_at_the_end_of_stages(tmp_pat
     assert saved == [(0, 6), (0, 12), (1, 0), (1, 6), (1, 12), (1, 16), (1, 20), (2, 0)]
 
 
-def test_warnings_of_prepare_name_the_stage(tmp_path, caplog):
+def test_warnings_of_prepare_name_the_stage_and_its_metrics_are_recorded(tmp_path, caplog):
     agent = TinyAgent(steps=(1, 1))
     first, second = agent.stages()
-    object.__setattr__(second, "prepare", lambda dataset, step, seed: ["the threshold is too low"])
-    agent.stages = lambda: (first, second)
+    found = Preparation(["the threshold is too low"], {"measured": 2.5})
+    agent.stages = lambda: (first, dataclasses.replace(second, prepare=lambda dataset, step, seed: found))
+    run = Run(tmp_path)
     with caplog.at_level(logging.WARNING):
-        Run(tmp_path).train(agent)
+        run.train(agent)
     assert caplog.messages == ["second: the threshold is too low"]
+    assert run.rows("second", "measured") == {0: 2.5} and run.rows("first", "measured") == {}
 
 
 def test_what_a_stage_watches_is_asked_after_each_epoch_and_said_once(tmp_path, caplog):
@@ -155,6 +159,41 @@ def test_an_interval_of_zero_is_refused(name):
         Loop(**{name: 0})
 
 
+class Recorder(TinyAgent):
+    """Holds in a buffer which steps its second stage was told."""
+
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        self.told = tf.Variable(np.full(22, -1.0, np.float32))
+
+    def buffers(self):
+        return {"told": [self.told]}
+
+    def stages(self):
+        first, second = super().stages()
+
+        def update(batch, seed, step):
+            self.told.scatter_nd_update([[step]], [tf.cast(step, tf.float32)])
+            return second.update(batch, seed, step)
+
+        return first, dataclasses.replace(second, update=update)
+
+
+def test_an_update_is_told_its_step_and_buffers_are_kept_in_checkpoints_but_not_tested_at_every_call(
+    tmp_path, monkeypatch
+):
+    tested = []
+    monkeypatch.setattr(trainer, "_is_finite", lambda variable: tested.append(variable) or True)
+    run, agent = Run(tmp_path), Recorder(steps=(1, 22))
+    with pytest.raises(Interrupted):
+        run.train(agent, at(("evaluate", 1), stop)[1])
+    resumed = Recorder(steps=(1, 22))
+    run.train(resumed)
+    np.testing.assert_array_equal(resumed.told.numpy(), np.arange(22))
+    assert any(variable is resumed.weight for variable in tested)
+    assert not any(variable is told for variable in tested for told in (agent.told, resumed.told))
+
+
 # What is computed ----------------------------------------------------------------------------------------------------
 
 
@@ -166,10 +205,10 @@ def test_first_steps_by_hand():
     weight, noises, batches = agent.weight.numpy().astype(np.float64), [], []
     original = stage.update
 
-    def spy(batch, step_seed):
+    def spy(batch, step_seed, step):
         batches.append(batch.observation.numpy())
         noises.append(standard_normal([3], step_seed).numpy())
-        return original(batch, step_seed)
+        return original(batch, step_seed, step)
 
     object.__setattr__(stage, "update", spy)
     for step in range(2):
@@ -453,7 +492,7 @@ def test_variables_broken_behind_finite_metrics_are_not_saved(tmp_path):
     agent._on_prepare = poison
     first, second = agent.stages()
     update = second.update
-    object.__setattr__(second, "update", lambda batch, seed: {"count": update(batch, seed)["count"]})
+    object.__setattr__(second, "update", lambda *given: {"count": update(*given)["count"]})
     agent.stages = lambda: (first, second)
     run = Run(tmp_path)
     with pytest.raises(UserError, match=r"second: second/000, second/002 not finite between steps 12 and 16"):

@@ -21,6 +21,7 @@ from absl import flags
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
 import brac_plus_tf.command_line  # noqa: F401
 from brac_plus_tf.agents.base import (
+    Agent,
     Policy,
     Preparation,
     Stage,
@@ -157,7 +158,7 @@ class Settings:
     rate: float = 0.5
 
 
-class TinyAgent:
+class TinyAgent(Agent):
     """Two stages over a handful of variables; everything random that an agent may draw, and no network.
 
     "first" walks `weight` towards drawn observations; "second" does the same to `other`, starting from `weight`.

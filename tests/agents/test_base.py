@@ -1,10 +1,19 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Policy, Stage, named_variables, no_preparation, uniform_rows
+from brac_plus_tf.agents.base import (
+    Policy,
+    Stage,
+    member_rows,
+    mixture,
+    named_variables,
+    no_preparation,
+    uniform_rows,
+)
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import describe
 
@@ -96,3 +105,36 @@ def test_defaults_of_a_stage_and_a_policy():
     assert (stage.writes, stage.settings, stage.evaluate) == ((), (), False)
     assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == ((), {})
     assert not Policy(lambda observation, state, seed: (observation, state)).seeded
+
+
+# Drawing batches --------------------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """A source whose rows are numbers from `first` on; remembers what it was asked for."""
+
+    def __init__(self, first: float = 0.0) -> None:
+        self.first, self.asked = first, []
+
+    def sample(self, shape, seed):
+        self.asked.append((shape, tuple(seed.numpy())))
+        return {"value": tf.reshape(self.first + tf.range(np.prod(shape), dtype=tf.float32), shape)}
+
+
+SEED = tf.constant([3, 4], tf.int32)
+
+
+def test_draws_ask_for_their_shapes_with_the_seed_they_are_given():
+    data = Numbers()
+    assert uniform_rows(5)(data, SEED)["value"].shape == [5]
+    assert member_rows(2, 5)(data, SEED)["value"].shape == [2, 5]
+    assert data.asked == [((5,), (3, 4)), ((2, 5), (3, 4))]
+
+
+def test_a_mixture_is_both_parts_one_after_the_other_from_their_own_sources_and_seeds():
+    data, other = Numbers(), Numbers(100.0)
+    batch = mixture(uniform_rows(2), uniform_rows(3), other)(data, SEED)
+    np.testing.assert_array_equal(batch["value"], [0.0, 1.0, 100.0, 101.0, 102.0])
+    (shape, seed), (other_shape, other_seed) = *data.asked, *other.asked
+    assert (shape, other_shape) == ((2,), (3,))
+    assert len({seed, other_seed, (3, 4)}) == 3
