@@ -18,7 +18,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs import configuration
-from brac_plus_tf.runs.run_record import read_facts
+from brac_plus_tf.runs.facts import read_facts
 
 
 def mixture_file(name: str) -> str:

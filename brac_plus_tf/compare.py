@@ -24,7 +24,7 @@ from brac_plus_tf.core.stopping import Interrupted, stop_requests
 from brac_plus_tf.data.download import is_dataset_name
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.experiment import task_label
-from brac_plus_tf.runs.run_record import read_facts
+from brac_plus_tf.runs.facts import read_facts
 
 
 def gin_files(agent: str, dataset: str, more: Sequence[str]) -> list[str]:

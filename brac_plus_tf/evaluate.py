@@ -16,7 +16,7 @@ from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.evaluation import Evaluator, report
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
-from brac_plus_tf.runs.run_record import read_facts
+from brac_plus_tf.runs.facts import read_facts
 
 
 def evaluate(run_dir: Path, environment: str | None, episodes: int, action: str, seed: int, backend: str) -> Path:

@@ -13,7 +13,7 @@ from absl import flags
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
-from brac_plus_tf.runs.run_record import read_facts
+from brac_plus_tf.runs.facts import read_facts
 
 
 def export(run_dir: Path, output: Path) -> None:

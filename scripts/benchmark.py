@@ -42,7 +42,7 @@ from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 from brac_plus_tf.runs.experiment import Experiment, problem_of
-from brac_plus_tf.runs.run_record import host_facts
+from brac_plus_tf.runs.facts import host_facts
 
 Product = tuple[int, int, int]  # [m, k] times [k, n]
 

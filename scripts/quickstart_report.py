@@ -26,7 +26,7 @@ from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.checkpoints import load_state
 from brac_plus_tf.runs.experiment import Experiment, problem_of
-from brac_plus_tf.runs.run_record import read_facts
+from brac_plus_tf.runs.facts import read_facts
 
 _ACT = Path(__file__).with_name("quickstart_act.py")
 _OBSERVATIONS = 256

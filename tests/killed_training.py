@@ -14,7 +14,7 @@ from collections import Counter
 
 import brac_plus_tf.train  # noqa: F401 (imports everything that training needs)
 from brac_plus_tf.policies import evaluation, saved_policy
-from brac_plus_tf.runs import checkpoints, experiment, run_record, trainer
+from brac_plus_tf.runs import checkpoints, experiment, metrics_log, run_record, trainer
 
 
 def arm(moment: str) -> None:
@@ -71,7 +71,7 @@ def arm(moment: str) -> None:
             die()
         write_metrics(self, stage, step, values)
 
-    for module in (checkpoints, run_record):
+    for module in (checkpoints, metrics_log, run_record):
         module.write_atomically = write_half
     os.replace = rename
     run_record.RunRecord.write_metrics = write_half_a_row

@@ -9,11 +9,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
+from tiny import events
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_json
-from brac_plus_tf.runs.run_record import Position, RunRecord, host_facts, read_facts, read_metrics
+from brac_plus_tf.runs.checkpoints import Position
+from brac_plus_tf.runs.facts import host_facts, read_facts
+from brac_plus_tf.runs.metrics_log import read_metrics
+from brac_plus_tf.runs.run_record import RunRecord, StageReport, Warned
 
 CONFIG = """
 # Parameters for Critic:
@@ -238,17 +241,6 @@ def test_host_facts_are_those_of_this_host():
 # Metrics ------------------------------------------------------------------------------------------------------------
 
 
-def events(directory) -> list[tuple[str, int, float]]:
-    """(tag, step, value) of everything TensorBoard would show."""
-    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance={TENSORS: 0})
-    accumulator.Reload()
-    return sorted(
-        (tag, event.step, float(tf.make_ndarray(event.tensor_proto)))
-        for tag in accumulator.Tags()["tensors"]
-        for event in accumulator.Tensors(tag)
-    )
-
-
 def test_metrics_in_long_format(open_record, directory):
     record = open_record()
     record.restore({})
@@ -391,3 +383,35 @@ def test_ten_stages_keep_their_order(open_record, directory):
     assert open_record().restore(restored) == Position(11, 0)
     assert restored["step"].numpy() == 11
     assert len(checkpoint_names(directory)) == 3
+
+
+# What stages say -----------------------------------------------------------------------------------------------------
+
+
+def test_warnings_are_kept_with_the_checkpoint(open_record):
+    record = open_record()
+    record.restore({})
+    record.warnings.append(Warned("main", "value", "main step 5: Q diverges"))
+    record.save({}, Position(0, 5))
+    record.warnings.append(Warned("main", "constraint", "after it"))
+    record = open_record()
+    record.restore({})
+    assert record.warnings == [("main", "value", "main step 5: Q diverges")]
+
+
+def test_a_stages_report_is_repeated_byte_for_byte(open_record, directory):
+    """Also through JSON: numbers whose shortest text is long, tiny, huge or none at all."""
+    values = {"loss": 0.1 + 0.2, "kl": 1e-300, "q": -3.4028234663852886e38, "nan": float("nan"), "inf": float("inf")}
+    record = open_record()
+    record.restore({})
+    record.write_metrics("behavior", 5, values)
+    record.write_metrics("main", 5, {"loss": 1.0})
+    record.write_metrics("behavior", 10, {"loss": 1.0, "evaluation/return_mean": 2.0})
+    record.warnings += [Warned("behavior", "", "broad"), Warned("main", "value", "diverges")]
+    report = StageReport.from_json(json.loads(json.dumps(record.report("behavior"))))
+    assert report.warnings == [("behavior", "", "broad")]
+    record.restore({})  # to the beginning
+    record.repeat(report)
+    expected = "".join(f"behavior,5,{name},{value!r}\n" for name, value in values.items()) + "behavior,10,loss,1.0\n"
+    assert (directory / "metrics.csv").read_text() == "stage,step,metric,value\n" + expected
+    assert record.warnings == report.warnings

@@ -22,6 +22,8 @@ from brac_plus_tf.objectives.multipliers import GlobalMultiplier, MaximumEntropy
 from brac_plus_tf.objectives.penalties import NoPenalty
 from brac_plus_tf.runs import stage_cache
 from brac_plus_tf.runs.compiled_stage import take_step
+from brac_plus_tf.runs.metrics_log import MetricRow
+from brac_plus_tf.runs.run_record import StageReport, Warned
 from brac_plus_tf.runs.stage_cache import StageCache, source_digest
 
 DATASET = make_dataset()
@@ -35,8 +37,11 @@ def fill(agent) -> None:
             variable.assign(np.asarray(generator.normal(size=variable.shape) * 100, variable.dtype.as_numpy_dtype))
 
 
-def cache_of(folder, agent, dataset=DATASET, seed=0, compiled=True) -> StageCache:
-    return StageCache(folder / "cache", agent, dataset, seed, compiled)
+REPORT = StageReport([MetricRow("first", 4, "loss", 0.1)], [Warned("first", "", "broad")])
+
+
+def cache_of(folder, agent, dataset=DATASET, seed=0, compiled=True, steps_per_call=4) -> StageCache:
+    return StageCache(folder / "cache", agent, dataset, seed, compiled, steps_per_call)
 
 
 @pytest.fixture
@@ -44,14 +49,14 @@ def stored(tmp_path) -> dict[str, np.ndarray]:
     """The variables of the agent whose first stage is in the cache."""
     agent = TinyAgent()
     fill(agent)
-    cache_of(tmp_path, agent).store(agent.stages(), 0)
+    cache_of(tmp_path, agent).store(agent.stages(), 0, REPORT)
     return values(agent)
 
 
 def test_an_equal_run_gets_the_stored_variables_and_no_others(tmp_path, stored):
     agent = TinyAgent()
     before = values(agent)
-    assert cache_of(tmp_path, agent).load(agent.stages(), 0)
+    assert cache_of(tmp_path, agent).load(agent.stages(), 0) == REPORT
     after = values(agent)
     written = {"weight/000", "first_count/000"}
     assert_same_bits({name: after[name] for name in written}, {name: stored[name] for name in written})
@@ -69,7 +74,7 @@ def test_a_stage_that_may_not_be_reused_is_not_kept(tmp_path):
     agent = TinyAgent()
     assert agent.stages()[1].writes == ()
     cache = cache_of(tmp_path, agent)
-    cache.store(agent.stages(), 1)
+    cache.store(agent.stages(), 1, REPORT)
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not cache.load(agent.stages(), 1)
 
@@ -79,11 +84,12 @@ def test_a_stage_that_may_not_be_reused_is_not_kept(tmp_path):
     [
         {"seed": 1},
         {"compiled": False},
+        {"steps_per_call": 5},
         {"dataset": make_dataset(sha256="1" * 64)},
         {"dataset": make_dataset(rows=29)},
         {"dataset": dataclasses.replace(DATASET, scaling=dataclasses.replace(DATASET.scaling, reward_scale=2.0))},
     ],
-    ids=["seed", "compiled", "dataset contents", "transitions", "scaling"],
+    ids=["seed", "compiled", "steps per call", "dataset contents", "transitions", "scaling"],
 )
 def test_another_run_is_not_served(tmp_path, stored, changes):
     agent = TinyAgent()
@@ -99,13 +105,13 @@ def test_another_run_is_not_served(tmp_path, stored, changes):
         ({"steps": (12, 22)}, False),
         ({"settings": (Settings(), Settings(rate=0.25))}, True),
         ({"steps": (13, 5)}, True),
-        ({"epoch_steps": 3}, True),
+        ({"epoch_steps": 3}, False),  # where its metrics are taken
     ],
     ids=["own setting", "own steps", "later setting", "later steps", "epochs"],
 )
 def test_only_what_the_outcome_depends_on_counts(tmp_path, stored, agent, reused):
     agent = TinyAgent(**agent)
-    assert cache_of(tmp_path, agent).load(agent.stages(), 0) == reused
+    assert (cache_of(tmp_path, agent).load(agent.stages(), 0) is not None) == reused
 
 
 def test_changed_source_is_not_served(tmp_path, stored, monkeypatch):
@@ -171,7 +177,7 @@ def test_a_damaged_file_means_a_warning_and_computing_anew(tmp_path, stored, cap
     assert_same_bits(values(agent), before)
 
     fill(agent)
-    cache_of(tmp_path, agent).store(agent.stages(), 0)
+    cache_of(tmp_path, agent).store(agent.stages(), 0, REPORT)
     assert cache_of(tmp_path, TinyAgent()).load(agent.stages(), 0)
 
 
@@ -179,7 +185,7 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "cache").write_text("a file in the way")
     agent = TinyAgent()
     with pytest.raises(UserError, match=str(tmp_path / "cache")):
-        cache_of(tmp_path, agent).store(agent.stages(), 0)
+        cache_of(tmp_path, agent).store(agent.stages(), 0, REPORT)
 
 
 # BRAC+'s three reusable stages ---------------------------------------------------------------------------------------
@@ -248,7 +254,7 @@ def train(agent, count=3, cache=None) -> dict[str, dict[str, bytes]]:
         stage.prepare(DATASET, 0, seed)
         take_step(stage, DATASET, seed, tf.constant(0))
         if cache:
-            cache.store(stages, index)
+            cache.store(stages, index, REPORT)
         components = agent.components()
         outcomes[stage.name] = {name: b"".join(v.numpy().tobytes() for v in components[name]) for name in stage.writes}
     return outcomes
@@ -264,3 +270,24 @@ def test_brac_plus_reuses_exactly_what_a_setting_leaves_alone(reference, variant
     assert tuple(name for name in outcome if outcome[name] == expected[name]) == unaffected
     cache = cache_of(folder, agent)
     assert tuple(name for index, name in enumerate(STAGES) if cache.load(agent.stages(), index)) == unaffected
+
+
+@pytest.mark.parametrize("target_actor", [False, True])
+def test_brac_plus_changes_nothing_but_what_a_stage_writes(target_actor):
+    """So a run that reuses the stage has every variable that one which trained it has, optimiser slots included."""
+    agent = build({"improvement": dataclasses.replace(SMALL["improvement"], target_actor=target_actor)})
+    for index, stage in enumerate(agent.stages()[:3]):
+        before, seed = values(agent), base_seed(index)
+        stage.prepare(DATASET, 0, seed)
+        take_step(stage, DATASET, seed, tf.constant(0))
+        changed = {name for name, value in values(agent).items() if value.tobytes() != before[name].tobytes()}
+        assert {name.partition("/")[0] for name in changed} == set(stage.writes), stage.name
+
+
+def test_a_stage_that_writes_more_does_not_meet_what_wrote_less(tmp_path, caplog):
+    improvements = [dataclasses.replace(SMALL["improvement"], target_actor=used) for used in (False, True)]
+    agent, later = (build({"improvement": improvement}) for improvement in improvements)
+    train(agent, cache=cache_of(tmp_path, agent))
+    assert cache_of(tmp_path, later).load(later.stages(), 1) == REPORT
+    assert cache_of(tmp_path, later).load(later.stages(), 2) is None
+    assert caplog.messages == []

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
-from tiny import Settings, TinyAgent, assert_same_bits, make_dataset, values
+from tiny import Settings, TinyAgent, assert_same_bits, events, make_dataset, values
 
-from brac_plus_tf.agents.base import Preparation
+from brac_plus_tf.agents.base import Preparation, state_of
 from brac_plus_tf.core import files
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed, standard_normal
 from brac_plus_tf.core.stopping import Interrupted
 from brac_plus_tf.runs import trainer
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
+from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.progress import TrainingProgress
-from brac_plus_tf.runs.run_record import RunRecord, read_metrics
+from brac_plus_tf.runs.run_record import RunRecord
 from brac_plus_tf.runs.stage_cache import StageCache
 from brac_plus_tf.runs.trainer import Loop
 
@@ -37,7 +38,7 @@ class Run:
 
     def train(self, agent, evaluate=lambda: {"return_mean": 1.0}) -> None:
         record = RunRecord(self.directory)
-        cache = StageCache(self.cache, agent, DATASET, self.seed, self.loop.compiled)
+        cache = StageCache(self.cache, agent, DATASET, self.seed, self.loop.compiled, self.loop.steps_per_call)
         try:
             trainer.run(agent, DATASET, record, cache, evaluate, self.seed, self.loop, TrainingProgress())
         finally:
@@ -383,8 +384,8 @@ def test_an_interruption_says_where_and_by_what(tmp_path, by):
 def test_a_stop_while_a_stage_is_put_away_is_heeded(tmp_path, uninterrupted, monkeypatch):
     store = StageCache.store
 
-    def store_and_stop(cache, stages, index):
-        store(cache, stages, index)
+    def store_and_stop(cache, stages, index, report):
+        store(cache, stages, index, report)
         stop()
 
     run = Run(tmp_path)
@@ -443,15 +444,106 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted):
     assert run.metrics == before
 
 
-def test_a_stage_computed_by_an_equal_run_is_reused(tmp_path, uninterrupted, capsys):
-    run, agent = Run(tmp_path), TinyAgent()
-    run.cache = uninterrupted[0].cache
-    run.train(agent)
+def warned_agent() -> TinyAgent:
+    """Its first stage warns in the epoch from step 6 on and, of one topic, after each epoch."""
+    agent = TinyAgent()
+    first, second = agent.stages()
+    prepare = first.prepare
+
+    def prepare_and_warn(dataset, step, seed):
+        prepare(dataset, step, seed)
+        return Preparation(["a hard epoch"] if step == 6 else [], {"prepared": float(step)})
+
+    object.__setattr__(first, "prepare", prepare_and_warn)
+    object.__setattr__(first, "watch", lambda dataset, step, metrics: {"count": f"count {metrics['count']:g}"})
+    agent.stages = lambda: (first, second)
+    return agent
+
+
+WARNED = [("first", "count", "first step 6: count 5.5"), ("first", "", "first: a hard epoch")]
+
+
+def test_a_stage_computed_by_an_equal_run_is_reused(tmp_path, capsys):
+    """Byte for byte as if it had been trained: metrics, TensorBoard, warnings, every checkpoint."""
+    trained, reusing = Run(tmp_path / "trained"), Run(tmp_path / "reusing")
+    first, agent = warned_agent(), warned_agent()
+    trained.train(first)
+    reusing.cache = trained.cache
+    reusing.train(agent)
     assert agent.updates == {"first": 0, "second": 1}
     assert "first: 13 steps reused" in capsys.readouterr().out
-    assert_same_bits(values(agent), values(uninterrupted[1]))
-    rows = uninterrupted[0].metrics.decode().splitlines(keepends=True)
-    assert run.metrics.decode() == "".join(row for row in rows if not row.startswith("first,"))
+    assert_same_bits(values(agent), values(first))
+    assert reusing.metrics == trained.metrics
+    assert "\nfirst,13,count,13.0\n" in reusing.metrics.decode()
+    assert events(reusing.directory) == events(trained.directory) != []
+    checkpoints = [sorted((run.directory / "checkpoints").iterdir()) for run in (trained, reusing)]
+    assert [path.name for path in checkpoints[0]] == [path.name for path in checkpoints[1]]
+    for one, other in zip(*checkpoints, strict=True):
+        assert_same_bits(load_file(one), load_file(other))
+    for run in (trained, reusing):
+        record = RunRecord(run.directory)
+        record.restore(state_of(TinyAgent()))
+        assert record.warnings == WARNED
+
+
+@pytest.mark.parametrize("place", ["before the rows", "after the rows", "after the checkpoint"])
+def test_a_run_killed_while_it_reuses_a_stage_goes_on_to_the_same_bits(tmp_path, uninterrupted, monkeypatch, place):
+    run = Run(tmp_path)
+    run.cache = uninterrupted[0].cache
+    repeat, save = RunRecord.repeat, RunRecord.save
+
+    def repeat_and_crash(record, report):
+        if place == "before the rows":
+            crash()
+        repeat(record, report)
+        if place == "after the rows":
+            crash()
+
+    def save_and_crash(record, variables, position):
+        save(record, variables, position)
+        crash()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "repeat", repeat_and_crash)
+        patch.setattr(RunRecord, "save", save_and_crash)
+        with pytest.raises(CrashError):
+            run.train(TinyAgent())
+    resumed = TinyAgent()
+    run.train(resumed)
+    assert resumed.updates["first"] == 0
+    assert_same_bits(values(resumed), values(uninterrupted[1]))
+    assert run.metrics == uninterrupted[0].metrics
+
+
+def test_a_run_resumed_within_a_stage_keeps_all_of_its_rows_and_warnings_for_others(tmp_path):
+    """The process that finishes the stage did not write its first rows."""
+    run, other = Run(tmp_path), Run(tmp_path / "other")
+    interrupted, agent = warned_agent(), warned_agent()
+    interrupted._on_prepare = lambda stage, step: stop() if (stage, step) == ("first", 6) else None
+    with pytest.raises(Interrupted):
+        run.train(interrupted)
+    run.train(agent)
+    other.cache = run.cache
+    other.train(warned_agent())
+    assert other.metrics == run.metrics
+    record = RunRecord(other.directory)
+    record.restore(state_of(agent))
+    assert record.warnings == WARNED
+
+
+def test_evaluations_are_not_handed_on(tmp_path):
+    """A stage that one run evaluated, and another, without an environment, need not."""
+    evaluated, without = Run(tmp_path), Run(tmp_path / "without")
+    without.cache = evaluated.cache
+    for run, evaluate in ((evaluated, lambda: {"return_mean": 1.0}), (without, None)):
+        agent = TinyAgent()
+        first, second = agent.stages()
+        object.__setattr__(first, "evaluate", True)
+        agent.stages = lambda stages=(first, second): stages
+        run.train(agent, evaluate)
+    assert agent.updates["first"] == 0
+    rows = [line for line in evaluated.metrics.decode().splitlines() if ",evaluation/" not in line]
+    assert without.metrics.decode().splitlines() == rows
 
 
 def test_a_stage_that_is_evaluated_on_the_way_is_not_taken_from_another_run(tmp_path):

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
 import brac_plus_tf.command_line  # noqa: F401
@@ -266,6 +267,17 @@ def assert_same_bits(first: dict[str, np.ndarray], second: dict[str, np.ndarray]
     for name, array in first.items():
         assert (array.dtype, array.shape) == (second[name].dtype, second[name].shape), name
         assert array.tobytes() == second[name].tobytes(), name
+
+
+def events(directory: pathlib.Path) -> list[tuple[str, int, float]]:
+    """(tag, step, value) of everything that TensorBoard would show of a run."""
+    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance={TENSORS: 0})
+    accumulator.Reload()
+    return sorted(
+        (tag, event.step, float(tf.make_ndarray(event.tensor_proto)))
+        for tag in accumulator.Tags()["tensors"]
+        for event in accumulator.Tensors(tag)
+    )
 
 
 # Commands ---------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class BRACPlus(ActorCritic):
                 update=any_step(self.update_initial_policy),
                 epoch_steps=epoch,
                 prepare=self._prepare_initial_policy,
-                writes=("actor", "entropy_multiplier"),
+                writes=("actor", "entropy_multiplier", "initial_policy_optimizer"),
                 settings=(self._shapes["actor"], self._divergence, self._entropy, policy, self._samples),
             ),
             Stage(
@@ -147,7 +147,7 @@ class BRACPlus(ActorCritic):
                 draw=uniform_rows(critic.batch_size),
                 update=any_step(self.update_initial_critic),
                 epoch_steps=epoch,
-                writes=("critic", "target_critic"),
+                writes=("critic", "target_critic", "initial_critic_optimizer", *self._own_target_actor()),
                 settings=(self._shapes["critic"], critic),
             ),
             Stage(
@@ -164,10 +164,9 @@ class BRACPlus(ActorCritic):
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
-        own_target = {} if self.target_actor is self.actor else {"target_actor": self.target_actor.variables}
         return (
             super().components()
-            | own_target
+            | self._own_target_actor()
             | {
                 "behavior": self.behavior.variables,
                 "behavior_optimizer": self._behavior_optimizer.variables,
@@ -180,6 +179,10 @@ class BRACPlus(ActorCritic):
                 "penalty_weight": [self.penalty_weight],
             }
         )
+
+    def _own_target_actor(self) -> dict[str, Sequence[tf.Variable]]:
+        """Of the authors' later code alone."""
+        return {} if self.target_actor is self.actor else {"target_actor": self.target_actor.variables}
 
     # Stage 1: behaviour policy by maximum ELBO ---------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_atomically, write_figure
-from brac_plus_tf.runs.run_record import read_facts, read_metrics, read_speeds
+from brac_plus_tf.runs.facts import read_facts
+from brac_plus_tf.runs.metrics_log import read_metrics, read_speeds
 
 Aggregate = Callable[[np.ndarray], float]  # of scores [seeds, tasks]
 _PUBLISHED = json.loads((Path(__file__).parent / "published_scores.json").read_text())

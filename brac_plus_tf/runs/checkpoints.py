@@ -1,4 +1,4 @@
-"""State files: named variables and a small JSON record in one verified safetensors file.
+"""State files, which hold named variables and a small JSON record in one verified safetensors file, and a run's own.
 
 Written under a temporary name, synced and renamed, so a reader finds the old file or the new one, never a part.
 Reading one runs no code from it.
@@ -6,16 +6,21 @@ Reading one runs no code from it.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import tensorflow as tf
+from absl import logging
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_atomically
+
+_KEPT = 3  # a run's checkpoints: should the newest be damaged, there is one before it
 
 
 def _digest(arrays: Mapping[str, np.ndarray], record: str) -> str:
@@ -67,3 +72,51 @@ def load_state(path: Path, variables: Mapping[str, tf.Variable]) -> dict[str, ob
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return json.loads(metadata["record"])
+
+
+class Position(NamedTuple):
+    """How far a run has come: stages finished, and steps taken in the next one."""
+
+    stage: int
+    step: int
+
+
+class Checkpoints:
+    """A run's last few states, each a state file named after its position."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, variables: Mapping[str, tf.Variable], position: Position, record: Mapping[str, object]) -> None:
+        """Writes one, with a JSON-ready record, and drops all but the last few."""
+        path = self._directory / f"{position.stage}-{position.step:09d}.safetensors"
+        save_state(path, variables, record)
+        for old in self._existing()[:-_KEPT]:
+            old.unlink()
+
+    def restore(self, variables: Mapping[str, tf.Variable]) -> tuple[Position, dict[str, object]] | None:
+        """Loads the newest intact one, passing over damaged ones with a warning; None where there are none at all.
+
+        Raises:
+          UserError: if there are some and none is usable.
+        """
+        errors = []
+        for path in reversed(self._existing()):
+            try:
+                record = load_state(path, variables)
+            except UserError as error:
+                logging.warning("%s; the one before it is tried", error)
+                errors.append(str(error))
+                continue
+            return _position(path), record
+        if errors:
+            raise UserError(f"{self._directory}: no usable checkpoint ({errors[0]}); remove the run to start anew")
+        return None
+
+    def _existing(self) -> list[Path]:
+        paths = [path for path in self._directory.iterdir() if re.fullmatch(r"\d+-\d+\.safetensors", path.name)]
+        return sorted(paths, key=_position)
+
+
+def _position(path: Path) -> Position:
+    return Position(*map(int, path.stem.split("-")))

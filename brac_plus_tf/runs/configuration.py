@@ -17,7 +17,7 @@ import brac_plus_tf.environments.environment
 import brac_plus_tf.runs.trainer
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import PACKAGE
-from brac_plus_tf.runs.run_record import settings
+from brac_plus_tf.runs.facts import settings
 
 R = TypeVar("R")
 

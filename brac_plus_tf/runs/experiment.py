@@ -21,8 +21,10 @@ from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
+from brac_plus_tf.runs.facts import host_facts
+from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.progress import TrainingProgress
-from brac_plus_tf.runs.run_record import RunRecord, host_facts, read_metrics
+from brac_plus_tf.runs.run_record import RunRecord
 from brac_plus_tf.runs.stage_cache import StageCache
 
 
@@ -140,10 +142,11 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
     if evaluation is None:
         logging.warning("no environment: the policy is trained and exported, but not evaluated")
 
-    cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, experiment.loop.compiled)
+    loop = experiment.loop
+    cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, loop.compiled, loop.steps_per_call)
     evaluate = evaluation.intermediate if evaluation else None
     progress = TrainingProgress(experiment.evaluation_episodes)
-    trainer.run(agent, dataset, record, cache, evaluate, seed, experiment.loop, progress)
+    trainer.run(agent, dataset, record, cache, evaluate, seed, loop, progress)
     finish(record, evaluation, policy, facts)
     return record.directory
 

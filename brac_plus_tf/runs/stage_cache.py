@@ -15,13 +15,25 @@ from brac_plus_tf.core.files import PACKAGE
 from brac_plus_tf.core.settings import describe
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.runs.checkpoints import load_state, save_state
+from brac_plus_tf.runs.run_record import StageReport
 
 
 class StageCache:
-    """Stores the variables that a finished stage wrote; finds them for a run that would compute the same."""
+    """Stores what a finished stage wrote and said; finds it for a run that would compute the same.
 
-    def __init__(self, directory: Path, agent: Agent, dataset: OfflineDataset, seed: int, compiled: bool) -> None:
-        self._directory, self._agent = directory, agent
+    compiled, steps_per_call: the loop's; metrics are means over calls, which end where an epoch does, too.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        agent: Agent,
+        dataset: OfflineDataset,
+        seed: int,
+        compiled: bool,
+        steps_per_call: int,
+    ) -> None:
+        self._directory, self._agent, self._steps_per_call = directory, agent, steps_per_call
         self._base = {
             "dataset": dataset.sha256,
             "scaling": dataset.scaling.to_json(),
@@ -32,38 +44,40 @@ class StageCache:
             "tensorflow": tf.__version__,
         }
 
-    def load(self, stages: Sequence[Stage], index: int) -> bool:
-        """Fills in what stage `index` would have written; False where that has not been computed yet."""
+    def load(self, stages: Sequence[Stage], index: int) -> StageReport | None:
+        """Fills in what stage `index` would have written; None where that has not been computed yet."""
         path = self._path(stages, index)
         if not stages[index].writes or not path.exists():
-            return False
+            return None
         try:
-            load_state(path, self._variables(stages[index]))
+            return StageReport.from_json(load_state(path, self._variables(stages[index]))["report"])
         except UserError as error:
             logging.warning("%s; the stage is computed anew", error)
-            return False
-        return True
+            return None
 
-    def store(self, stages: Sequence[Stage], index: int) -> None:
+    def store(self, stages: Sequence[Stage], index: int, report: StageReport) -> None:
         """Keeps the outcome of stage `index`, if it may be reused."""
         if stages[index].writes:
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"{self._directory}: cannot be made ({error.strerror})") from error
-            save_state(self._path(stages, index), self._variables(stages[index]), self._key(stages, index))
+            record = {"key": self._key(stages, index), "report": report}
+            save_state(self._path(stages, index), self._variables(stages[index]), record)
 
     def _variables(self, stage: Stage) -> Mapping[str, tf.Variable]:
         components = self._agent.components()
         return named_variables({name: components[name] for name in stage.writes})
 
     def _key(self, stages: Sequence[Stage], index: int) -> dict[str, object]:
-        """The settings of the stage and of all before it: each builds on what they left."""
+        """The settings of the stage and of all before it, which it builds on, and where its metrics are taken."""
         chain = [
             {"name": stage.name, "steps": stage.steps, "settings": describe(stage.settings)}
             for stage in stages[: index + 1]
         ]
-        return {**self._base, "stages": chain}
+        stage = stages[index]
+        own = {"writes": stage.writes, "calls": [self._steps_per_call, stage.epoch_steps]}
+        return {**self._base, "stages": chain, **own}
 
     def _path(self, stages: Sequence[Stage], index: int) -> Path:
         text = json.dumps(self._key(stages, index), sort_keys=True)

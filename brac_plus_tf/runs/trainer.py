@@ -14,9 +14,10 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, base_seed, fold
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
+from brac_plus_tf.runs.checkpoints import Position
 from brac_plus_tf.runs.compiled_stage import RunSteps, compile_stage
 from brac_plus_tf.runs.progress import TrainingProgress
-from brac_plus_tf.runs.run_record import Position, RunRecord
+from brac_plus_tf.runs.run_record import RunRecord, Warned
 from brac_plus_tf.runs.stage_cache import StageCache
 
 Evaluate = Callable[[], dict[str, float]]
@@ -72,12 +73,14 @@ def run(
         for index in range(position.stage, len(stages)):
             stage, step = stages[index], position.step if index == position.stage else 0
             # a stage that is evaluated on the way is trained: its evaluations are not kept with it
-            if cache and step == 0 and not (stage.evaluate and evaluate) and cache.load(stages, index):
+            reusable = cache is not None and step == 0 and not (stage.evaluate and evaluate)
+            if cache and reusable and (report := cache.load(stages, index)):
+                record.repeat(report)
                 progress.reused(stage)
             else:
                 training.train(index, step)
                 if cache:
-                    cache.store(stages, index)
+                    cache.store(stages, index, record.report(stage.name))
             record.save(variables, Position(index + 1, 0))
             if stop_requested:
                 raise Interrupted(f"the end of {stage.name}", stop_requested[0])
@@ -101,7 +104,6 @@ class _Training:
     def train(self, index: int, step: int) -> None:
         """Stage number `index` from `step` to its end."""
         stage, seed = self.stages[index], fold(base_seed(self.seed), index)
-        warned = set[str]()
         with self.progress.stage(stage, step):
             run_steps = compile_stage(stage, self.dataset, seed, self.loop.compiled)
             while step < stage.steps:
@@ -110,7 +112,7 @@ class _Training:
                 start, step = step, self._end_of_call(stage, step)
                 means = self._take_steps(run_steps, stage, start, step)
                 if step % stage.epoch_steps == 0 or step == stage.steps:
-                    self._watch(stage, step, means, warned)
+                    self._watch(stage, step, means)
                 if self._evaluation_is_due(stage, step):
                     self._evaluate(stage, step)
                 if self.stop_requested or self._checkpoint_is_due(start, step):
@@ -133,7 +135,7 @@ class _Training:
     def _prepare(self, stage: Stage, step: int, seed: tf.Tensor) -> None:
         found = stage.prepare(self.dataset, step, fold(seed, Purpose.EPOCH, step))
         for warning in found.warnings:
-            self.progress.warn(f"{stage.name}: {warning}")
+            self._warn(stage, "", f"{stage.name}: {warning}")
         if found.metrics:
             self.record.write_metrics(stage.name, step, found.metrics)
 
@@ -157,11 +159,14 @@ class _Training:
         self.progress.trained(count, means)
         return means
 
-    def _watch(self, stage: Stage, step: int, means: Mapping[str, float], warned: set[str]) -> None:
+    def _watch(self, stage: Stage, step: int, means: Mapping[str, float]) -> None:
         for topic, warning in stage.watch(self.dataset, step, means).items():
-            if topic not in warned:
-                self.progress.warn(f"{stage.name} step {step}: {warning}")
-            warned.add(topic)
+            if (stage.name, topic) not in {(warned.stage, warned.topic) for warned in self.record.warnings}:
+                self._warn(stage, topic, f"{stage.name} step {step}: {warning}")
+
+    def _warn(self, stage: Stage, topic: str, text: str) -> None:
+        self.progress.warn(text)
+        self.record.warnings.append(Warned(stage.name, topic, text))
 
     def _evaluate(self, stage: Stage, step: int) -> None:
         assert self.evaluate is not None
