@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from brac_plus_tf.core import files
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_atomically
-from brac_plus_tf.runs import checkpoints
 from brac_plus_tf.runs.checkpoints import load_state, save_state
 
 # smallest subnormal, largest finite value, both zeros: what a detour through text or == would lose
@@ -166,7 +166,7 @@ def fail(*arguments):
 @pytest.mark.parametrize(
     ("target", "name", "replacement", "reason"),
     [
-        (checkpoints, "open", FullDisk, "No space left"),
+        (files, "open", FullDisk, "No space left"),
         (os, "fsync", fail, "Input/output error"),
         (os, "replace", fail, "Input/output error"),
     ],
