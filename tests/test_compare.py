@@ -11,7 +11,8 @@ import pytest
 import tiny
 from tiny import CONFIGS
 
-from brac_plus_tf.compare import core_shares, gin_files, plan, start_training
+from brac_plus_tf.comparison.plan import gin_files, plan
+from brac_plus_tf.comparison.training import core_shares, start_training
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.runs import configuration
 
