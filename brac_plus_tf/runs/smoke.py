@@ -34,6 +34,10 @@ class Shortened:
         """The agent's own."""
         return self._agent.components()
 
+    def buffers(self) -> dict[str, Sequence[tf.Variable]]:
+        """The agent's own."""
+        return self._agent.buffers()
+
     def policies(self) -> dict[str, Policy]:
         """The agent's own."""
         return self._agent.policies()
