@@ -240,14 +240,9 @@ def evaluation_seconds(setting: Setting, task_name: str, episodes: int) -> float
         environment.step = lambda action: (*step(action)[:2], False, False, {})
         return environment
 
-    act = next(iter(policy.act.values()))
     evaluator = Evaluator(make, task.horizon)
-
-    def run(observation: np.ndarray, counter: int) -> np.ndarray:
-        return act(tf.constant(observation), tf.constant(counter)).numpy()
-
     start = time.perf_counter()
-    evaluator.run(run, episodes, 0)
+    evaluator.run(policy.way(policy.actions[0]), episodes, 0)
     return time.perf_counter() - start
 
 

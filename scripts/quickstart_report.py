@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 from brac_plus_tf.agents.base import state_of
@@ -42,7 +41,8 @@ def trained_actions(run_dir: Path, dataset: OfflineDataset, seed: int, observati
         raise UserError(f"{run_dir}: holds no checkpoint; remove it and train again")
     load_state(checkpoints[-1], state_of(agent))
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
-    return policy.act["mean"](tf.constant(observations), tf.constant(0)).numpy()
+    actions, _ = policy.way("mean").act(observations, (), 0)
+    return actions
 
 
 def exported_actions(policy: Path, observations: np.ndarray) -> np.ndarray:

@@ -313,7 +313,7 @@ POLICIES = {
     ),
     "writes a file": (lambda f: write_program(f, "WriteFile"), "holds the operation WriteFile"),
     "calls Python": (lambda f: write_program(f, "PyFunc"), "holds the operation"),
-    "reads a file when loaded": (lambda f: write_program(f, "table"), "that no policy needs"),
+    "reads a file when loaded": (lambda f: write_program(f, "table"), "which no policy may use"),
 }
 
 

@@ -7,6 +7,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments.tasks import ReferenceScore, find_task
 from brac_plus_tf.policies import evaluation
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
+from brac_plus_tf.policies.saved_policy import WayToAct
 
 TASK = dataclasses.replace(find_task("Hopper-v4"), reference_score=ReferenceScore(-20.0, 180.0, "made up"))
 
@@ -38,9 +39,12 @@ class CountingEnvironment:
         )
 
 
-def half(observations, counter):
+def act_half(observations, state, seed):
     """The action is 0.5 + the number of steps the episode has taken."""
-    return observations[:, 1:] + 0.5
+    return observations[:, 1:] + 0.5, state
+
+
+HALF = WayToAct(act_half)
 
 
 def expected_return(seed):
@@ -60,7 +64,7 @@ def narrow(monkeypatch):
 def test_returns_and_lengths_by_hand(narrow):
     """More episodes than environments: each in its place, whenever it ended."""
     log = []
-    episodes = evaluator(log).run(half, 10, seed=4)
+    episodes = evaluator(log).run(HALF, 10, seed=4)
     assert len(log) == 10
     seeds = one_by_one(seed=4, episodes=10)
     np.testing.assert_array_equal(episodes.returns, [expected_return(seed) for seed in seeds])
@@ -74,7 +78,7 @@ def one_by_one(seed, episodes) -> list[int]:
     single = Evaluator(lambda: CountingEnvironment(log), 100)
     before, evaluation._WIDTH = evaluation._WIDTH, 1
     try:
-        single.run(half, episodes, seed)
+        single.run(HALF, episodes, seed)
     finally:
         evaluation._WIDTH = before
     return list(log)
@@ -86,7 +90,7 @@ def test_an_episodes_seed_depends_on_its_index_only(monkeypatch, width):
     monkeypatch.setattr(evaluation, "_WIDTH", width)
     for count in (1, 5, 12):
         log = []
-        evaluator(log).run(half, count, seed=4)
+        evaluator(log).run(HALF, count, seed=4)
         assert sorted(log) == sorted(alone[:count])
 
 
@@ -99,8 +103,8 @@ def test_episodes_and_seeds_have_starts_of_their_own():
 def test_equal_seeds_give_equal_episodes_also_in_used_environments(narrow):
     log = []
     evaluator_ = evaluator(log)
-    first, other = evaluator_.run(half, 7, seed=4), evaluator_.run(half, 7, seed=5)
-    again = evaluator_.run(half, 7, seed=4)
+    first, other = evaluator_.run(HALF, 7, seed=4), evaluator_.run(HALF, 7, seed=5)
+    again = evaluator_.run(HALF, 7, seed=4)
     np.testing.assert_array_equal(first.returns, again.returns)
     assert not np.array_equal(first.returns, other.returns)
 
@@ -113,31 +117,53 @@ def test_environments_are_made_once(narrow):
         return made[-1]
 
     evaluator_ = Evaluator(make, 100)
-    evaluator_.run(half, 2, seed=0)
+    evaluator_.run(HALF, 2, seed=0)
     assert len(made) == 2
-    evaluator_.run(half, 9, seed=0)
-    evaluator_.run(half, 9, seed=0)
+    evaluator_.run(HALF, 9, seed=0)
+    evaluator_.run(HALF, 9, seed=0)
     assert len(made) == 3
 
 
 def test_the_horizon_cuts_episodes_that_do_not_end():
-    episodes = evaluator([], horizon=7, ends=False).run(half, 4, seed=0)
+    episodes = evaluator([], horizon=7, ends=False).run(HALF, 4, seed=0)
     np.testing.assert_array_equal(episodes.lengths, [7] * 4)
     firsts = np.array([1 + seed % 5 for seed in one_by_one(0, 4)])
     np.testing.assert_array_equal(episodes.returns, firsts * 7**2 / 2)  # 0.5 + 1.5 + .. + 6.5 = 24.5
 
 
-def test_the_policy_sees_the_full_width_and_a_counter(narrow):
+def test_the_policy_sees_the_full_width(narrow):
     seen = []
 
-    def act(observations, counter):
-        seen.append((observations.shape, observations.dtype, counter))
-        return half(observations, counter)
+    def act(observations, state, seed):
+        seen.append((observations.shape, observations.dtype))
+        return act_half(observations, state, seed)
 
-    evaluator([]).run(act, 5, seed=0)
-    assert {shape for shape, _, _ in seen} == {(3, 2)}
-    assert {dtype for _, dtype, _ in seen} == {np.dtype(np.float32)}
-    assert [counter for _, _, counter in seen] == list(range(len(seen)))
+    evaluator([]).run(WayToAct(act), 5, seed=0)
+    assert set(seen) == {((3, 2), np.dtype(np.float32))}
+
+
+@pytest.mark.parametrize("width", [1, 3, 100])
+def test_the_seed_of_a_draw_depends_on_its_episode_and_step_only(monkeypatch, width):
+    """Whatever the number of episodes and of simulators; the first entry tells the episode, the second the step."""
+
+    def seeds_of_draws(episodes, seed):
+        drawn = {}
+
+        def act(observations, state, seeds):
+            assert seeds.shape == (len(observations),) and ((0 <= seeds) & (seeds < 2**31)).all()
+            for (first, step), drawn_from in zip(observations.tolist(), seeds.tolist(), strict=True):
+                if first:  # 0: a simulator that has nothing left to play
+                    drawn.setdefault((first, step), set()).add(drawn_from)
+            return act_half(observations, state, seeds)
+
+        evaluator([]).run(WayToAct(act), episodes, seed)
+        return drawn
+
+    alone = seeds_of_draws(12, seed=4)
+    monkeypatch.setattr(evaluation, "_WIDTH", width)
+    assert seeds_of_draws(12, seed=4) == alone
+    assert len(set.union(*alone.values())) == sum(1 + seed % 5 for seed in one_by_one(seed=4, episodes=12))
+    assert not set.union(*alone.values()) & set.union(*seeds_of_draws(12, seed=5).values())
 
 
 def test_what_an_episode_ended_in_is_not_shown_again(narrow):
@@ -148,11 +174,11 @@ def test_what_an_episode_ended_in_is_not_shown_again(narrow):
             observation, *rest = super().step(action)
             return (observation * np.nan if rest[1] or rest[2] else observation), *rest
 
-    def act(observations, counter):
+    def act(observations, state, seed):
         assert np.isfinite(observations).all()
-        return half(observations, counter)
+        return act_half(observations, state, seed)
 
-    episodes = Evaluator(lambda: Exploding([]), 100).run(act, 5, seed=0)
+    episodes = Evaluator(lambda: Exploding([]), 100).run(WayToAct(act), 5, seed=0)
     np.testing.assert_array_equal(episodes.returns, [expected_return(seed) for seed in one_by_one(0, 5)])
 
 
@@ -164,7 +190,7 @@ def test_rewards_that_are_not_finite_are_an_error(reward):
             return observation, reward if self.first == 3 else 1.0, *rest
 
     with pytest.raises(UserError, match="not finite"):
-        Evaluator(lambda: Broken([]), 100).run(half, 20, seed=0)
+        Evaluator(lambda: Broken([]), 100).run(HALF, 20, seed=0)
 
 
 # Summaries: 10, 20, 60 have mean 30 and deviation sqrt((400 + 100 + 900) / 3); 200 units of return are 100 points

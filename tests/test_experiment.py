@@ -53,8 +53,8 @@ class Trial:
         self.source = write_hopper_dataset(folder / "hopper.hdf5")
 
     def run(self, seed: int = 0, on_prepare=lambda stage, step: None, **changes) -> pathlib.Path:
-        def agent(dimensions, seed):
-            self.agents.append(TinyAgent(dimensions, seed, (5, 12), 4, on_prepare=on_prepare))
+        def agent(problem, seed):
+            self.agents.append(TinyAgent(problem.dimensions, seed, (5, 12), 4, on_prepare=on_prepare))
             return self.agents[-1]
 
         settings = {
@@ -149,10 +149,10 @@ def test_the_exported_policy_is_the_last_one(finished):
     _, directory = finished
     policy = LoadedPolicy(directory / "saved_model")
     observation = np.random.default_rng(0).normal(size=(7, 11)).astype(np.float32)
-    np.testing.assert_allclose(policy.act("mean", observation, 0), np.tanh(observation[:, :3]), atol=1e-6)
+    np.testing.assert_allclose(policy.way("mean").act(observation, (), 0)[0], np.tanh(observation[:, :3]), atol=1e-6)
     newest = load_file(max((directory / "checkpoints").iterdir()))
     expected = np.tile(np.tanh(newest["weight/000"][:3]), (7, 1))
-    np.testing.assert_allclose(policy.act("best", observation, 0), expected, atol=1e-6)
+    np.testing.assert_allclose(policy.way("best").act(observation, (), 0)[0], expected, atol=1e-6)
     metadata = json.loads((directory / "saved_model" / "policy.json").read_text())
     assert metadata["dataset"] == json.loads((directory / "run.json").read_text())["dataset"]
 

@@ -12,9 +12,12 @@ import tensorflow as tf
 import tiny
 from safetensors.numpy import load_file
 
-from brac_plus_tf.agents.base import Stage, stateless
+from brac_plus_tf.agents.base import Agent, Problem, Stage, any_step, stateless, uniform_rows
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.randomness import initializer_seed, standard_normal
+from brac_plus_tf.core.randomness import base_seed, initializer_seed, standard_normal
+from brac_plus_tf.data.replay_buffer import ReplayBuffer
+from brac_plus_tf.data.rows import empty_rows
+from brac_plus_tf.data.scaling import task_scaling
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
@@ -37,14 +40,14 @@ SMALL_SAC = (
 )
 
 
-class OneStageAgent:
+class OneStageAgent(Agent):
     """Adds up what its batches hold; `mean` acts by tanh of the first three entries, `drawn` by its variable's size."""
 
-    def __init__(self, dimensions, seed):
-        self.total = tf.Variable(tf.zeros([dimensions.observation]))
+    def __init__(self, problem, seed):
+        self.total = tf.Variable(tf.zeros([problem.dimensions.observation]))
 
     def stages(self):
-        return [Stage("main", 7, (16,), self.update, EPOCH, evaluate=True)]
+        return [Stage("main", 7, uniform_rows(16), any_step(self.update), EPOCH, evaluate=True)]
 
     def components(self):
         return {"total": [self.total]}
@@ -250,9 +253,12 @@ def test_settings_of_the_file_are_as_documented():
     """Spinning Up's SAC: networks of 256 and 256, Adam at 1e-3, batches of 100, polyak 0.995."""
     here = "OnlineExperiment.environment = 'Hopper-v4'"
     experiment = configuration.build(OnlineExperiment, ["sac/online.gin"], [here])
-    agent = experiment.agent(find_task("Hopper-v4").dimensions, 0)
+    task = find_task("Hopper-v4")
+    agent = experiment.agent(Problem(task.dimensions, task_scaling(task), task), 0)
     (stage,) = agent.stages()
-    assert stage.sample_shape == (100,)
+    source = ReplayBuffer(task.dimensions, task_scaling(task), 10)
+    source.append(empty_rows(task.dimensions, 10))
+    assert stage.draw(source, base_seed(0)).observation.shape == (100, 11)
     assert [tuple(variable.shape) for variable in agent.actor.trainable_variables][::2] == [
         (1, 11, 256),
         (1, 256, 256),

@@ -38,6 +38,15 @@ def observations(count: int) -> np.ndarray:
     return (SCALING.observation_shift + 3.0 * generator.normal(size=(count, 3))).astype(np.float32)
 
 
+def act(
+    policy: DeployedPolicy | LoadedPolicy, name: str, observation: np.ndarray, seed: int | np.ndarray
+) -> np.ndarray:
+    """Actions of a policy that remembers nothing."""
+    action, state = policy.way(name).act(observation, (), seed)
+    assert state == policy.way(name).initial_state(len(observation)) == ()
+    return action
+
+
 def squash_by_hand(observation: np.ndarray) -> np.ndarray:
     """tanh of the two first normalised entries, in the environment's units, in float64."""
     normalised = (observation[:, :2].astype(np.float64) - [1.0, -2.0]) / [2.0, 4.0]
@@ -60,33 +69,46 @@ def test_normalisation_and_action_scaling_by_hand(tiny, count):
     policy, directory = tiny
     observation = observations(count)
     expected = squash_by_hand(observation)
-    np.testing.assert_allclose(policy.act["mean"](observation, 0), expected, atol=1e-6)
+    np.testing.assert_allclose(act(policy, "mean", observation, 0), expected, atol=1e-6)
     signature = tf.saved_model.load(str(directory)).signatures["serving_default"]
     np.testing.assert_allclose(signature(observation=tf.constant(observation))["action"], expected, atol=1e-6)
-    np.testing.assert_allclose(LoadedPolicy(directory).act("mean", observation, 0), expected, atol=1e-6)
+    np.testing.assert_allclose(act(LoadedPolicy(directory), "mean", observation, 0), expected, atol=1e-6)
 
 
 def test_every_way_to_act_is_scaled(tiny):
     """The draws lie within half the range around half the squashed mean; "best" is tanh of the variable."""
     _, directory = tiny
     loaded, observation = LoadedPolicy(directory), observations(50)
-    sample, mean = loaded.act("sample", observation, 4), squash_by_hand(observation)
+    sample, mean = act(loaded, "sample", observation, np.arange(50)), squash_by_hand(observation)
     middle = 0.5 * (mean - [0.5, -1.0]) + [0.5, -1.0]
     assert (np.abs(sample - middle) <= np.array([1.0, 0.125]) + 1e-6).all()
     assert (np.abs(sample - middle).max(axis=0) > [0.8, 0.1]).all()
     weight = np.random.default_rng(0).normal(size=3)[:2]  # as TinyAgent draws it for seed 0
     np.testing.assert_allclose(
-        loaded.act("best", observation, 0), np.tile(np.tanh(weight) * [2.0, 0.25] + [0.5, -1.0], (50, 1)), atol=1e-6
+        act(loaded, "best", observation, 0), np.tile(np.tanh(weight) * [2.0, 0.25] + [0.5, -1.0], (50, 1)), atol=1e-6
     )
 
 
 def test_draws_follow_the_seed(tiny):
     policy, directory = tiny
     loaded, observation = LoadedPolicy(directory), observations(7)
-    draws = [loaded.act("sample", observation, seed) for seed in (0, 1, 2, 1)]
+    draws = [act(loaded, "sample", observation, seed) for seed in (0, 1, 2, 1)]
     np.testing.assert_array_equal(draws[1], draws[3])
     assert all(np.abs(draws[i] - draws[j]).max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
-    np.testing.assert_array_equal(policy.act["sample"](observation, 1), draws[1])
+    np.testing.assert_array_equal(act(policy, "sample", observation, 1), draws[1])
+
+
+@pytest.mark.parametrize("kind", ["live", "loaded"])
+def test_rows_share_a_seed_or_have_one_each(tiny, kind):
+    policy = tiny[0] if kind == "live" else LoadedPolicy(tiny[1])
+    way, equal = policy.way("sample"), np.repeat(observations(1), 6, axis=0)
+    shared, _ = way.act(equal, (), 4)
+    np.testing.assert_array_equal(shared, np.repeat(shared[:1], 6, axis=0))
+    own, _ = way.act(equal, (), np.array([4, 5, 6, 4, 7, 8]))
+    np.testing.assert_array_equal(own[[0, 3]], shared[:2])
+    assert len({tuple(row) for row in own}) == 5
+    with pytest.raises(tf.errors.InvalidArgumentError):  # neither one seed nor one for each row
+        way.act(equal, (), np.array([4, 5]))
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
@@ -96,20 +118,20 @@ def test_observations_that_are_not_finite_are_an_error(tiny, broken):
     observation[2, 2] = broken  # an entry that this policy does not even use
     for name in ("mean", "sample", "best"):
         with pytest.raises(tf.errors.InvalidArgumentError, match="NaN or infinite"):
-            policy.act[name](observation, 0)
+            act(policy, name, observation, 0)
         with pytest.raises(tf.errors.InvalidArgumentError, match="NaN or infinite"):
-            LoadedPolicy(directory).act(name, observation, 0)
+            act(LoadedPolicy(directory), name, observation, 0)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (3, 1), (4, 2), (4, 4), (3,), (1,)])
 def test_observations_of_another_width_are_an_error(tiny, shape):
     """A single column would otherwise be broadcast into a valid observation."""
     policy, directory = tiny
-    with pytest.raises(TypeError, match=r"\(None, 3\)"):
-        policy.act["mean"](np.zeros(shape, np.float32), 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[\?,3\]"):
+        act(policy, "mean", np.zeros(shape, np.float32), 0)
     for name in ("mean", "sample", "best"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[\?,3\]"):
-            LoadedPolicy(directory).act(name, np.zeros(shape, np.float32), 0)
+            act(LoadedPolicy(directory), name, np.zeros(shape, np.float32), 0)
 
 
 def test_the_export_is_of_its_moment_and_the_live_policy_is_not(tmp_path):
@@ -117,9 +139,9 @@ def test_the_export_is_of_its_moment_and_the_live_policy_is_not(tmp_path):
     policy = DeployedPolicy(agent, DIMENSIONS, SCALING)
     policy.save(tmp_path / "policy", {})
     agent.weight.assign([0.0, 0.0, 0.0])
-    np.testing.assert_allclose(policy.act["best"](observations(1), 0), [[0.5, -1.0]], atol=1e-6)
+    np.testing.assert_allclose(act(policy, "best", observations(1), 0), [[0.5, -1.0]], atol=1e-6)
     weight = np.random.default_rng(0).normal(size=3)[:2]
-    frozen = LoadedPolicy(tmp_path / "policy").act("best", observations(1), 0)
+    frozen = act(LoadedPolicy(tmp_path / "policy"), "best", observations(1), 0)
     np.testing.assert_allclose(frozen, [np.tanh(weight) * [2.0, 0.25] + [0.5, -1.0]], atol=1e-6)
 
 
@@ -245,7 +267,7 @@ def test_what_is_no_export_is_refused(tiny, tmp_path, index):
 
 def test_an_unknown_way_to_act_is_refused(tiny):
     with pytest.raises(UserError, match="'max_q' is none of mean, sample, best"):
-        LoadedPolicy(tiny[1]).check_action("max_q")
+        LoadedPolicy(tiny[1]).way("max_q")
 
 
 # BRAC+'s own policies, loaded by TensorFlow alone ---------------------------------------------------------------------
@@ -310,7 +332,7 @@ def test_brac_plus_policies_in_a_process_that_knows_only_tensorflow(tmp_path):
     results = np.load(tmp_path / "outputs.npz")
     for signature, name, seed in (("serving_default", "mean", 0), ("sample", "sample", 11), ("max_q", "max_q", 0)):
         for key, observation in batches.items():
-            live = policy.act[name](observation, seed).numpy()
+            live = act(policy, name, observation, seed)
             assert live.shape == (len(observation), 2)
             np.testing.assert_allclose(results[f"{signature}/{key}"], live, atol=1e-6, err_msg=f"{name} {key}")
     np.testing.assert_array_equal(results["again"], results["sample/seven"])
@@ -332,6 +354,6 @@ def test_max_q_takes_the_best_of_the_draws_by_the_critic(tmp_path):
     agent.critic.set_weights([np.repeat(kernel, 2, axis=0), np.zeros([2, 1], np.float32)])
     policy = DeployedPolicy(agent, Dimensions(3, 2), SCALING)
     observation = observations(200)
-    best, mean = (policy.act[name](observation, 0).numpy() for name in ("max_q", "mean"))
+    best, mean = (act(policy, name, observation, 0) for name in ("max_q", "mean"))
     gain = ((best - mean) / SCALING.action_half_range).sum(axis=1)
     assert (gain > 0.0).mean() > 0.99

@@ -31,7 +31,7 @@ from brac_plus_tf.agents.base import (
     uniform_rows,
 )
 from brac_plus_tf.agents.value_learning import Critic
-from brac_plus_tf.core.randomness import standard_normal
+from brac_plus_tf.core.randomness import row_normal, standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.scaling import Scaling
@@ -221,11 +221,11 @@ class TinyAgent(Agent):
         }
 
     def policies(self) -> dict[str, Policy]:
-        """mean: tanh of the first A observation entries; sample: uniform draws around it; best: tanh of `weight`."""
+        """mean: tanh of the first A entries; sample: draws within 0.5 of its half; best: tanh of `weight`."""
 
         def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             mean = tf.tanh(observation[:, : self._action])
-            return 0.5 * mean + 0.5 * tf.random.stateless_uniform(tf.shape(mean), seed, -1.0, 1.0)
+            return 0.5 * mean + 0.5 * tf.tanh(row_normal(self._action, seed))
 
         return {
             "mean": stateless(lambda observation, seed: tf.tanh(observation[:, : self._action])),

@@ -18,13 +18,14 @@ import tensorflow as tf
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters, describe
-from brac_plus_tf.data.rows import Rows, empty_rows, join_rows
+from brac_plus_tf.data.rows import Rows, join_rows
 from brac_plus_tf.data.scaling import task_scaling
-from brac_plus_tf.environments.environment import Environment, make_environment
+from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import Task
-from brac_plus_tf.policies.saved_policy import LoadedPolicy
+from brac_plus_tf.policies.rollouts import Round, Simulators
+from brac_plus_tf.policies.saved_policy import ArrayState, LoadedPolicy
 
-_FORMAT = 2  # of the shards; others are not gone on with
+_FORMAT = 3  # of the shards; others are not gone on with
 
 
 @gin.register
@@ -124,63 +125,64 @@ class Player:
     def __init__(self, plan: Plan, played: Callable[[int], None] = lambda steps: None) -> None:
         """Args: played: told the number of steps after each round of them."""
         self._plan, self._played = plan, played
-        self._policy = LoadedPolicy(plan.policy) if plan.policy else None
+        self._way = LoadedPolicy(plan.policy).way(plan.collection.action) if plan.policy else None
         self._scaling = task_scaling(plan.task)
-        count = min(plan.collection.width, plan.collection.shard_episodes)
-        self._environments = [make_environment(plan.task, plan.backend) for _ in range(count)]
+        self._simulators = Simulators(lambda: make_environment(plan.task, plan.backend), plan.task.horizon)
 
     def play(self, part: int, shard: int) -> Shard:
         """Plays shard number `shard` of part number `part`."""
         plan, manner = self._plan, self._plan.collection.parts[part]
         generator = np.random.default_rng((plan.seed, part, shard))
-        episodes = plan.collection.shard_episodes
-        seeds = [initializer_seed(plan.seed, f"collection {part} {shard} {episode}") for episode in range(episodes)]
-        environments, waiting = self._environments, iter(range(episodes))
-        running = np.array([next(waiting) for _ in environments])  # which episode each of them plays
-        observations = np.stack(list(map(_reset, environments, seeds)))
-        kinds = {key: column.dtype for key, column in empty_rows(plan.task.dimensions, 0).columns().items()}
+        episodes = range(plan.collection.shard_episodes)
+        seeds = [initializer_seed(plan.seed, f"collection {part} {shard} {episode}") for episode in episodes]
+
+        def act(
+            observation: np.ndarray, state: ArrayState, episode: np.ndarray, step: np.ndarray
+        ) -> tuple[np.ndarray, ArrayState]:
+            return self._act(observation, state, episode, manner, generator)
+
         rounds, played = list[Rows](), list[np.ndarray]()
-        while environments:
-            actions = self._actions(observations.astype(np.float32), manner, generator)
-            outcomes = [environment.step(action) for environment, action in zip(environments, actions, strict=True)]
-            following, rewards, terminals, timeouts, _ = zip(*outcomes, strict=True)
-            step = (observations, actions, rewards, terminals, timeouts, following)
-            columns = {key: np.asarray(column, kinds[key]) for key, column in zip(kinds, step, strict=True)}
-            rounds.append(Rows.from_columns(columns))
-            played.append(running.copy())
-            observations, over = np.stack(following), list[int]()
-            for place in np.flatnonzero(rounds[-1].terminals | rounds[-1].timeouts).tolist():
-                episode = next(waiting, None)
-                if episode is None:
-                    over.append(place)
-                else:
-                    running[place] = episode
-                    observations[place] = _reset(environments[place], seeds[episode])
-            if over:
-                observations, running = np.delete(observations, over, axis=0), np.delete(running, over)
-                environments = [environment for place, environment in enumerate(environments) if place not in over]
-            self._played(len(played[-1]))
+        initial_state = self._way.initial_state if self._way else lambda count: ()
+        for taken in self._simulators.play(act, initial_state, seeds, plan.collection.width, steady=False):
+            rounds.append(_rows(taken))
+            played.append(taken.episode)
+            self._played(len(taken.episode))
         episode_of_row = np.concatenate(played)
         order = np.argsort(episode_of_row, kind="stable")
         rows = Rows.from_columns({key: column[order] for key, column in join_rows(rounds).columns().items()})
         return Shard(rows, np.array(seeds, np.int64), np.bincount(episode_of_row))
 
-    def _actions(self, observations: np.ndarray, manner: Part, generator: np.random.Generator) -> np.ndarray:
-        """observations [W, O] float32 -> actions [W, A] in the environment's range, played in the part's manner."""
-        shape = (len(observations), self._plan.task.dimensions.action)
+    def _act(
+        self,
+        observation: np.ndarray,
+        state: ArrayState,
+        episode: np.ndarray,
+        manner: Part,
+        generator: np.random.Generator,
+    ) -> tuple[np.ndarray, ArrayState]:
+        """Actions [W, A] in the environment's range, played in the part's manner, and the policy's next state."""
+        shape = (len(observation), self._plan.task.dimensions.action)
         random = generator.uniform(-1.0, 1.0, shape)
-        if self._policy is None or manner.epsilon == 1.0:
-            return self._scaling.to_environment_action(random)
-        seed = int(generator.integers(2**31))
-        actions = self._policy.act(self._plan.collection.action, observations, seed)
+        if self._way is None or manner.epsilon == 1.0:
+            return self._scaling.to_environment_action(random), state
+        seeds = (generator.integers(2**31) + episode) % 2**31
+        actions, state = self._way.act(observation, state, seeds)
         if manner.noise:
             noisy = self._scaling.from_environment_action(actions) + manner.noise * generator.normal(size=shape)
             actions = self._scaling.to_environment_action(np.clip(noisy, -1.0, 1.0))
         if manner.epsilon:
             replaced = generator.uniform(size=(shape[0], 1)) < manner.epsilon
             actions = np.where(replaced, self._scaling.to_environment_action(random), actions)
-        return actions
+        return actions, state
 
 
-def _reset(environment: Environment, seed: int) -> np.ndarray:
-    return np.asarray(environment.reset(seed=seed)[0], np.float64)
+def _rows(taken: Round) -> Rows:
+    """A round as it is kept."""
+    return Rows(
+        observations=taken.observation.astype(np.float32),
+        actions=np.asarray(taken.action, np.float32),
+        rewards=taken.reward.astype(np.float32),
+        terminals=taken.terminal,
+        timeouts=taken.timeout,
+        next_observations=taken.next_observation.astype(np.float32),
+    )

@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import itertools
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +11,9 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.environments.tasks import Task
+from brac_plus_tf.policies.rollouts import THREADS, Simulators
+from brac_plus_tf.policies.saved_policy import ArrayState, WayToAct
 
-_THREADS = min(2, os.cpu_count() or 1)  # MuJoCo lets other threads run while it computes, which is half of a step
-Act = Callable[[np.ndarray, int], np.ndarray]
 _WIDTH = 100  # environments stepped side by side; beyond this the policy's cost per step no longer falls
 
 
@@ -57,54 +54,33 @@ class Evaluator:
     """Runs episodes; keeps its environments between calls. Equal seeds give equal episodes."""
 
     def __init__(self, make: Callable[[], Any], horizon: int) -> None:
-        self._make, self._horizon = make, horizon
-        self._environments: list[Any] = []
+        self._simulators, self._horizon = Simulators(make, horizon, THREADS), horizon
 
-    def run(self, act: Act, episodes: int, seed: int, progress: bool = False) -> Episodes:
-        """Args: act: (observations [N, O], step counter) -> actions [N, A] in the environment's own range.
+    def run(self, way: WayToAct, episodes: int, seed: int, progress: bool = False) -> Episodes:
+        """Plays episodes 0, 1, .. by one way to act.
 
-        Episode i starts from a seed derived from (seed, i), whatever their number.
+        Episode i starts from a seed derived from (seed, i), and the draw of its step number t is from a seed of
+        (seed, i, t): neither their number nor which simulator plays it matters, but for rounding.
+
+        Raises:
+          UserError: if rewards are not finite.
         """
-        width = min(episodes, _WIDTH)
-        while len(self._environments) < width:
-            self._environments.append(self._make())
+        first = initializer_seed(seed, "actions")
+
+        def act(
+            observation: np.ndarray, state: ArrayState, episode: np.ndarray, step: np.ndarray
+        ) -> tuple[np.ndarray, ArrayState]:
+            return way.act(observation, state, (first + episode * self._horizon + step) % 2**31)
+
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-        waiting: Iterator[int] = iter(range(episodes))
-        running = [next(waiting) for _ in range(width)]
-        observations = np.stack([self._reset(slot, seed, episode) for slot, episode in enumerate(running)])
-        active, counter = list(range(width)), 0
-
-        def step(slots: list[int]) -> list[tuple[int, Any]]:
-            return [(slot, self._environments[slot].step(actions[slot])) for slot in slots]
-
+        seeds = [initializer_seed(seed, f"episode {episode}") for episode in range(episodes)]
         shown = Progress("evaluation", episodes, "episodes") if progress else contextlib.nullcontext()
-        with shown as bar, ThreadPoolExecutor(_THREADS) as threads:
-            while active:
-                # always the full width: a changing batch would be compiled anew
-                actions = act(observations.astype(np.float32), counter)
-                counter += 1
-                shares = [active[first::_THREADS] for first in range(_THREADS)]
-                outcomes = dict(itertools.chain.from_iterable(threads.map(step, shares)))
-                for slot in tuple(active):
-                    episode = running[slot]
-                    observation, reward, terminated, truncated, _ = outcomes[slot]
-                    observations[slot] = observation
-                    returns[episode] += reward
-                    lengths[episode] += 1
-                    if terminated or truncated or lengths[episode] >= self._horizon:
-                        if bar is not None:
-                            bar.advance()
-                        following = next(waiting, None)
-                        if following is None:
-                            active.remove(slot)
-                            observations[slot] = 0.0  # whatever the episode ended in, no policy should see it again
-                        else:
-                            running[slot] = following
-                            observations[slot] = self._reset(slot, seed, following)
+        with shown as bar:
+            for played in self._simulators.play(act, way.initial_state, seeds, _WIDTH, steady=True):
+                returns[played.episode] += played.reward
+                lengths[played.episode] += 1
+                if bar is not None and (ended := int(np.sum(played.terminal | played.timeout))):
+                    bar.advance(ended)
         if not np.isfinite(returns).all():
             raise UserError("evaluation: the environment returned rewards that are not finite")
         return Episodes(returns, lengths)
-
-    def _reset(self, slot: int, seed: int, episode: int) -> np.ndarray:
-        observation, _ = self._environments[slot].reset(seed=initializer_seed(seed, f"episode {episode}"))
-        return np.asarray(observation, np.float64)

@@ -1,5 +1,9 @@
-"""A policy as it is deployed: raw observations in, the environment's own actions out, TensorFlow alone."""
+"""A policy as it is deployed: raw observations in, the environment's own actions out, TensorFlow alone.
 
+A policy with a state is given it as `state_0`, `state_1`, ..., and gives the next one under the same names.
+"""
+
+import dataclasses
 import json
 import os
 import shutil
@@ -10,73 +14,139 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Agent
+from brac_plus_tf.agents.base import Agent, Policy, state_of
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.environments.tasks import Task
-from brac_plus_tf.policies.saved_model_check import check_saved_model
+from brac_plus_tf.policies.saved_model_check import check_function, check_saved_model
 
 METADATA = "policy.json"
+ArrayState = tuple[np.ndarray, ...]  # a policy's state, its tensors in order, each with leading axis N
+
+
+@dataclasses.dataclass(frozen=True)
+class WayToAct:
+    """One of a policy's ways to act, on arrays, in N episodes side by side.
+
+    act: (observation [N, O] in raw units, state, seed [N] or one for all rows) -> (action [N, A] in the environment's
+      own range, next state). Policies whose action is no draw do not look at the seed.
+    initial_state: N -> the state in which N episodes begin; `()` for a policy that remembers nothing.
+    """
+
+    act: Callable[[np.ndarray, ArrayState, int | np.ndarray], tuple[np.ndarray, ArrayState]]
+    initial_state: Callable[[int], ArrayState] = lambda count: ()
+
+
+def _way_to_act(function: Any, initial_state: Any) -> WayToAct:
+    """A signature and the one that gives its initial state (None where there is none), on arrays."""
+    inputs = function.structured_input_signature[1]
+    names = [f"state_{index}" for index in range(sum(name.startswith("state_") for name in inputs))]
+
+    def act(observation: np.ndarray, state: ArrayState, seed: int | np.ndarray) -> tuple[np.ndarray, ArrayState]:
+        arguments = {"observation": tf.constant(observation, tf.float32)}
+        if "seed" in inputs:
+            arguments["seed"] = tf.constant(seed, tf.int32)
+        for name, leaf in zip(names, state, strict=True):
+            arguments[name] = tf.constant(leaf, inputs[name].dtype)
+        outputs = function(**arguments)
+        return outputs["action"].numpy(), tuple(outputs[name].numpy() for name in names)
+
+    def initial(count: int) -> ArrayState:
+        if initial_state is None:
+            return ()
+        outputs = initial_state(count=tf.constant(count, tf.int32))
+        return tuple(outputs[name].numpy() for name in names)
+
+    return WayToAct(act, initial)
 
 
 class DeployedPolicy(tf.Module):
     """An agent's ways to act with normalisation and action scaling inside.
 
-    `act[name]` maps (observation [N, O] float32 in raw units, seed int32 scalar) to action [N, A] in the
-    environment's own range; NaN or infinite observations raise tf.errors.InvalidArgumentError. Training evaluates
-    these same functions that `save` exports.
+    Training evaluates the same functions that `save` exports.
     """
 
     def __init__(self, agent: Agent, dimensions: Dimensions, scaling: Scaling) -> None:
+        """Raises UserError if the policy could not be exported: its graph may do nothing but compute actions."""
         super().__init__(name="policy")
-        self.dimensions, self._scaling, self._policies = dimensions, scaling, agent.policies()
+        self.dimensions, self._scaling = dimensions, scaling
         # Keras' wrappers are no trackables of tf.Module; the list makes SavedModel find every captured variable
-        self._state = [
-            variable if isinstance(variable, tf.Variable) else variable.value
-            for variables in agent.components().values()
-            for variable in variables
+        self._variables = [
+            variable if isinstance(variable, tf.Variable) else variable.value for variable in state_of(agent).values()
         ]
-        self.act = {name: self._compile(name) for name in self._policies}
+        self._act, self._initial_state = dict[str, Any](), dict[str, Any]()
+        for name, policy in agent.policies().items():
+            states = _state_specs(policy)
+            self._act[name] = self._trace_act(policy, states)
+            if states:
+                self._initial_state[name] = _trace_initial_state(policy)
+        for name, function in [*self._act.items(), *self._initial_state.items()]:
+            self._check(function, f"the policy's way to act {name!r}")
 
-    def _compile(self, name: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-        policy, scaling = self._policies[name], self._scaling
-        signature = [
-            tf.TensorSpec([None, self.dimensions.observation], tf.float32, name="observation"),
-            tf.TensorSpec([], tf.int32, name="seed"),
-        ]
+    @property
+    def actions(self) -> list[str]:
+        """Names of its ways to act; the first is the default."""
+        return list(self._act)
 
-        @tf.function(input_signature=signature, autograph=False)
-        def act(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def way(self, name: str) -> WayToAct:
+        """The way to act of that name."""
+        return _way_to_act(self._act[name], self._initial_state.get(name))
+
+    def _check(self, function: Any, what: str) -> None:
+        """What TensorFlow or the loading of an export would refuse only after hours of training."""
+        check_function(function, what)
+        listed = {id(variable) for variable in self._variables}
+        for variable in function.variables:
+            if id(variable) not in listed:
+                raise UserError(
+                    f"{what}: reads the variable {variable.name!r}, which is none of the agent's components or buffers"
+                )
+
+    def _trace_act(self, policy: Policy, states: dict[str, tf.TensorSpec]) -> Any:
+        """The concrete function (observation [N, O], seed if it draws, state_0, ..) -> action [N, A], state_0, .."""
+        scaling, size, structure = self._scaling, self.dimensions.observation, policy.initial_state(1)
+        inputs = {"observation": tf.TensorSpec([None, size], tf.float32, name="observation")} | states
+        if policy.seeded:
+            inputs["seed"] = tf.TensorSpec(None, tf.int32, name="seed")
+
+        @tf.function(autograph=False)
+        def act(**given: tf.Tensor) -> dict[str, tf.Tensor]:
             # a loaded signature does not check its input's shape, and [N, 1] would be broadcast without a word
-            observation = tf.ensure_shape(observation, [None, self.dimensions.observation])
+            observation = tf.ensure_shape(given["observation"], [None, size])
             observation = tf.debugging.check_numerics(observation, "observation holds NaN or infinite values")
-            normalized = scaling.normalize_observation(observation)
-            action, _ = policy.act(normalized, (), tf.stack([seed, 0]))
-            return scaling.to_environment_action(action)
+            seed = _seeds(given["seed"], tf.shape(observation)[0]) if policy.seeded else tf.zeros([2], tf.int32)
+            state = tf.nest.pack_sequence_as(structure, [given[name] for name in states])
+            action, state = policy.act(scaling.normalize_observation(observation), state, seed)
+            outputs = {"action": scaling.to_environment_action(action)}
+            return outputs | dict(zip(states, tf.nest.flatten(state), strict=True))
 
-        return act
+        return act.get_concrete_function(**inputs)
 
     def save(self, directory: Path, facts: dict[str, object]) -> None:
-        """Writes a SavedModel with `serving_default` (the first policy) and one signature for each other policy.
+        """Writes a SavedModel with `serving_default` (the first way to act) and one signature for each other way.
 
-        Policies that need no seed take `observation`; seeded ones `observation` and `seed`. All return `action`.
-        `facts` go into policy.json beside it. The directory appears whole or not at all.
+        Each takes `observation`; ways that draw also take `seed`, a scalar or one for each row; ways with a state also
+        `state_0`, .., with which episodes begin as `initial_state_{name}` says of a `count` of them. All return
+        `action` and the next state. `facts` go into policy.json beside it. The directory appears whole or not at all.
 
         Raises:
-          UserError: if the directory exists or cannot be written.
+          UserError: if the directory exists or cannot be written, or holds more than a policy needs.
         """
-        names = list(self._policies)
-        signatures = {("serving_default" if name == names[0] else name): self._signature(name) for name in names}
+        signatures = {_signature_name(name, self.actions): function for name, function in self._act.items()}
+        signatures |= {f"initial_state_{name}": function for name, function in self._initial_state.items()}
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         try:
             module = tf.Module()
-            module.policy_state = self._used_state(signatures)
+            # optimiser slots and the like, which acting does not read, stay out of the export
+            used = {id(variable) for function in signatures.values() for variable in function.variables}
+            module.policy_state = [variable for variable in self._variables if id(variable) in used]
             tf.saved_model.save(module, str(temporary), signatures=signatures)
+            check_saved_model(temporary)
             content = {
                 "observation_size": self.dimensions.observation,
                 "action_size": self.dimensions.action,
-                "actions": names,
+                "actions": self.actions,
                 "scaling": json.loads(self._scaling.to_json()),
                 **facts,
             }
@@ -87,27 +157,34 @@ class DeployedPolicy(tf.Module):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _signature(self, name: str) -> Any:
-        act = self.act[name]
-        observation = tf.TensorSpec([None, self.dimensions.observation], tf.float32, name="observation")
-        if self._policies[name].seeded:
 
-            @tf.function(input_signature=[observation, tf.TensorSpec([], tf.int32, name="seed")])
-            def seeded(observation: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-                return {"action": act(observation, seed)}
+def _signature_name(name: str, actions: list[str]) -> str:
+    return "serving_default" if name == actions[0] else name
 
-            return seeded
 
-        @tf.function(input_signature=[observation])
-        def unseeded(observation: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"action": act(observation, tf.constant(0))}
+def _state_specs(policy: Policy) -> dict[str, tf.TensorSpec]:
+    """The tensors of a policy's state under the names that a signature has for them."""
+    leaves = map(tf.convert_to_tensor, tf.nest.flatten(policy.initial_state(1)))
+    return {
+        f"state_{index}": tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype, name=f"state_{index}")
+        for index, leaf in enumerate(leaves)
+    }
 
-        return unseeded
 
-    def _used_state(self, signatures: dict[str, Any]) -> list[tf.Variable]:
-        """The variables that acting reads; optimiser slots and the like stay out of the export."""
-        used = {id(v) for function in signatures.values() for v in function.get_concrete_function().variables}
-        return [variable for variable in self._state if id(variable) in used]
+def _trace_initial_state(policy: Policy) -> Any:
+    """The concrete function (count) -> state_0, .. of that many episodes."""
+
+    @tf.function(autograph=False)
+    def initial_state(count: tf.Tensor) -> dict[str, tf.Tensor]:
+        leaves = tf.nest.flatten(policy.initial_state(count))
+        return {f"state_{index}": leaf for index, leaf in enumerate(leaves)}
+
+    return initial_state.get_concrete_function(count=tf.TensorSpec([], tf.int32, name="count"))
+
+
+def _seeds(seed: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Seeds [N, 2] of the rows from a caller's [N], or scalar for all of them."""
+    return tf.stack([tf.broadcast_to(seed, [rows]), tf.zeros([rows], tf.int32)], axis=1)
 
 
 def place_directory(temporary: Path, directory: Path) -> None:
@@ -139,16 +216,24 @@ class LoadedPolicy:
             self.actions: list[str] = list(facts["actions"])
             check_saved_model(directory)
             signatures = tf.saved_model.load(str(directory)).signatures
-            self._signatures = {
-                name: signatures["serving_default" if name == self.actions[0] else name] for name in self.actions
+            self._ways = {
+                name: _way_to_act(
+                    signatures[_signature_name(name, self.actions)], signatures.get(f"initial_state_{name}")
+                )
+                for name in self.actions
             }
         except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as error:
             raise UserError(f"{directory}: not an exported policy ({str(error).splitlines()[0]})") from error
 
-    def check_action(self, name: str) -> None:
-        """Raises UserError if the policy has no such way to act."""
-        if name not in self._signatures:
+    def way(self, name: str) -> WayToAct:
+        """The way to act of that name.
+
+        Raises:
+          UserError: if the policy has none.
+        """
+        if name not in self._ways:
             raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
+        return self._ways[name]
 
     def check_fits(self, task: Task) -> None:
         """Raises UserError if the policy is for observations or actions of other sizes."""
@@ -156,11 +241,3 @@ class LoadedPolicy:
             raise UserError(
                 f"{self._directory}: the policy is for {self.dimensions}, {task.name} has {task.dimensions}"
             )
-
-    def act(self, name: str, observation: np.ndarray, seed: int) -> np.ndarray:
-        """observation [N, O] in raw units -> action [N, A] in the environment's own range."""
-        signature = self._signatures[name]
-        arguments = {"observation": tf.constant(observation, tf.float32)}
-        if "seed" in signature.structured_input_signature[1]:
-            arguments["seed"] = tf.constant(seed, tf.int32)
-        return signature(**arguments)["action"].numpy()

@@ -8,15 +8,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
 
 import gin
+import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Agent, Policy, Preparation, Problem, Stage, TransitionSource, no_preparation
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_figure
 from brac_plus_tf.core.randomness import Purpose, fold, initializer_seed, uniform
 from brac_plus_tf.data.episodes import finished_returns
@@ -34,9 +33,6 @@ from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
 
-if TYPE_CHECKING:  # not part of a plain installation
-    from matplotlib.figure import Figure
-
 _EVALUATION = "evaluation/return_mean"
 _SUCCESSES = 2  # evaluations in a row that must reach the target, as in Google's code
 
@@ -52,7 +48,6 @@ class OnlineExperiment(RunSettings):
     save the policy and the data of that moment.
     """
 
-    SMOKE: ClassVar[dict[str, object]] = RunSettings.SMOKE | {"total_steps": 16, "random_steps": 8}
     environment: str = gin.REQUIRED
     total_steps: int = 300_000
     random_steps: int = 1000
@@ -69,7 +64,7 @@ class Explorer:
     """Plays one environment on and on, and puts each step into the replay buffer.
 
     Episode number i starts from a seed derived from (seed, i). A restored buffer tells where it stood: its unfinished
-    episode is played again.
+    episode is played again. `variables` hold the policy's state in that episode; checkpoints keep them with the buffer.
     """
 
     def __init__(
@@ -77,11 +72,12 @@ class Explorer:
     ) -> None:
         self._environment, self._task, self._buffer, self._policy = environment, task, buffer, policy
         self._scaling, self._random_steps, self._seed = task_scaling(task), random_steps, seed
+        self.variables = [tf.Variable(leaf, trainable=False) for leaf in tf.nest.flatten(policy.initial_state(1))]
         self._observation: np.ndarray | None = None  # None: before the first step of this process
         self._episode = 0
 
     def play(self, steps: int, seed: tf.Tensor) -> None:
-        """Takes `steps` environment steps.
+        """Takes `steps` environment steps. A policy's state begins with the first step that the policy takes itself.
 
         Raises:
           UserError: if the simulator does not repeat a recorded episode, or leaves the finite numbers.
@@ -89,32 +85,43 @@ class Explorer:
         observation = self._continue() if self._observation is None else self._observation
         before, played = len(self._buffer), empty_rows(self._task.dimensions, steps)
         random = uniform(played.actions.shape, fold(seed, Purpose.UNIFORM_ACTION), -1.0, 1.0).numpy()
+        state = [variable.read_value() for variable in self.variables]
         for index in range(steps):
             if before + index < self._random_steps:
                 action = random[index]
             else:
-                action = self._act(tf.constant(observation, tf.float32), seed, tf.constant(index)).numpy()
-            action = self._scaling.to_environment_action(action)
+                seen = tf.constant(observation, tf.float32)
+                action, state = self._act(seen, state, seed, tf.constant(index))
+            action = self._scaling.to_environment_action(np.asarray(action))
             following, reward, terminated, truncated, _ = self._environment.step(action)
-            row = (observation, action, reward, terminated, truncated, following)
-            for column, value in zip(played.columns().values(), row, strict=True):
-                column[index] = value
+            row = {"observations": observation, "actions": action, "rewards": reward, "terminals": terminated}
+            row |= {"timeouts": truncated, "next_observations": following}
+            for key, column in played.columns().items():
+                column[index] = row[key]
             observation = np.asarray(following)
             if terminated or truncated:
                 self._episode += 1
                 observation = self._reset()
+                state = tf.nest.flatten(self._policy.initial_state(1))
         if not all(np.isfinite(column).all() for column in played.columns().values()):
             raise UserError(f"{self._task.name}: the environment returned values that are not finite; training stopped")
         self._buffer.append(played)
+        for variable, leaf in zip(self.variables, state, strict=True):
+            variable.assign(leaf)
         self._observation = observation
 
     @functools.cached_property
-    def _act(self) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-        """(observation [O], seed [2] of the round, index in it) -> action [A] in [-1, 1], compiled."""
+    def _act(self) -> Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]:
+        """(observation [O], state, seed [2] of the round, index in it) -> action [A] in [-1, 1] and state, compiled."""
+        structure = self._policy.initial_state(1)
 
         @tf.function(jit_compile=True, autograph=False)
-        def act(observation: tf.Tensor, seed: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-            return self._policy.act(observation[None], (), fold(seed, Purpose.EXPLORATION, index))[0][0]
+        def act(
+            observation: tf.Tensor, state: list[tf.Tensor], seed: tf.Tensor, index: tf.Tensor
+        ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            seed = fold(seed, Purpose.EXPLORATION, index)
+            action, following = self._policy.act(observation[None], tf.nest.pack_sequence_as(structure, state), seed)
+            return action[0], tf.nest.flatten(following)
 
         return act
 
@@ -158,8 +165,9 @@ class OnlineAgent:
         return self._agent.components()
 
     def buffers(self) -> dict[str, Sequence[tf.Variable]]:
-        """The replay buffer, and the agent's own."""
-        return self._agent.buffers() | {"replay": self._buffer.variables}
+        """The replay buffer, the state of the policy that explores, and the agent's own."""
+        played = {"replay": self._buffer.variables, "exploration": self._explorer.variables}
+        return self._agent.buffers() | played
 
     def policies(self) -> dict[str, Policy]:
         """The agent's own."""
@@ -171,14 +179,13 @@ class OnlineAgent:
         return Preparation()
 
 
-def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bindings: Sequence[str] = ()) -> Path:
+def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
     """Plays, trains, evaluates, exports, and writes the data; returns `{root_dir}/{task}/{agent}/{seed}`.
 
     Raises:
       UserError: for anything the user can put right.
       Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
-    import_extra("matplotlib.figure", "plot")  # rather than to miss it at the end
     task = find_task(experiment.environment)
     inner = experiment.build_agent(Problem(task.dimensions, task_scaling(task), task), seed)
     ways = inner.policies()
@@ -193,10 +200,9 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
 
-    record = RunRecord(Path(root_dir) / task.name / experiment.run_name / str(seed))
+    record = RunRecord(Path(root_dir) / task.name / experiment.agent_name / str(seed))
     facts = {
-        "agent": experiment.run_name,
-        "smoke": experiment.smoke,
+        "agent": experiment.agent_name,
         "seed": seed,
         "environment": {"task": task.name, "backend": evaluation.backend},
         "dataset": None,
@@ -233,14 +239,14 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     return record.directory
 
 
-def draw_curve(directory: Path, title: str) -> "Figure":
+def draw_curve(directory: Path, title: str) -> matplotlib.figure.Figure:
     """The evaluations' mean returns over environment steps, with their standard deviation as a band."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in read_metrics(directory):
         curves.setdefault(row.metric, []).append((row.step, row.value))
     steps, means = (np.array(column) for column in zip(*curves[_EVALUATION], strict=True))
     deviations = np.array([value for _, value in curves["evaluation/return_std"]])
-    figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, means)
     axes.fill_between(steps, means - deviations, means + deviations, alpha=0.2)
