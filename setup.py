@@ -7,9 +7,15 @@ from setuptools import find_packages, setup
 
 (version,) = re.findall(r'^__version__ = "(.+)"', Path("brac_plus_tf/__init__.py").read_text(), re.MULTILINE)
 
+# Whoever has logs and no simulator needs neither MuJoCo nor gymnasium: training and export do without.
+MUJOCO = ["gymnasium[mujoco]>=1.2,<1.3", "mujoco>=3.1.6,<3.2"]
+ADROIT = [*MUJOCO, "gymnasium-robotics==1.4.2"]
+PLOT = ["matplotlib>=3.8,<4"]
 # rliable's arch does not load beside pandas 3
-COMPARE = ["rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]
+COMPARE = [*PLOT, "rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]
 MINARI = ["minari>=0.5,<0.6"]
+# Files beside the package that an installation holds inside it: see core/files.py: packaged
+BESIDE = {"gin_configs": ["*.gin", "*/*.gin"], "quickstart": ["*.hdf5"]}
 
 setup(
     name="brac_plus_tf",
@@ -18,8 +24,10 @@ setup(
     long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["brac_plus_tf", "brac_plus_tf.*"]),
-    package_data={"brac_plus_tf": ["*/*.json"]},
+    packages=[*find_packages(include=["brac_plus_tf", "brac_plus_tf.*"]), *(f"brac_plus_tf.{name}" for name in BESIDE)],
+    package_dir={f"brac_plus_tf.{name}": name for name in BESIDE},
+    package_data={"brac_plus_tf": ["*/*.json"], **{f"brac_plus_tf.{name}": files for name, files in BESIDE.items()}},
+    entry_points={"console_scripts": ["brac-plus = brac_plus_tf.__main__:main"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "tensorflow-probability>=0.25,<0.26",
@@ -30,11 +38,8 @@ setup(
         "numpy>=1.26,<3",
         "h5py>=3.11,<4",
         "safetensors>=0.4,<0.9",
-        "gymnasium[mujoco]>=1.2,<1.3",
-        "mujoco>=3.1.6,<3.2",
         "rich>=13,<16",  # which keras needs, too
         "tqdm>=4.66,<5",
-        "matplotlib>=3.8,<4",
     ],
     extras_require={
         "test": [
@@ -44,10 +49,14 @@ setup(
             "scipy>=1.11,<2",
             "ruff>=0.6,<1",
             "mypy>=1.11,<3",
-            "gymnasium-robotics==1.4.2",
+            "setuptools>=77",
+            *ADROIT,
             *COMPARE,
             *MINARI,
         ],
+        "mujoco": MUJOCO,
+        "adroit": ADROIT,
+        "plot": PLOT,
         "compare": COMPARE,
         # genuine D4RL's own dependencies; scripts/setup_d4rl.sh adds d4rl and mujoco_py, which pip cannot resolve
         "d4rl": [
@@ -60,7 +69,6 @@ setup(
             "imageio<3",
             "setuptools>=68",
         ],
-        "adroit": ["gymnasium-robotics==1.4.2"],
         "minari": MINARI,
     },
 )

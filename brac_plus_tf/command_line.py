@@ -1,22 +1,41 @@
-"""What every command shares: flags, one-line errors for the user, exit status."""
+"""What every command shares: flags, one-line errors for the user, exit status.
 
+A command imports what needs TensorFlow inside its functions: --help and a wrong flag are answered at once.
+"""
+
+import importlib
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
-from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.command_help import GIN_FILE, help_text
+from brac_plus_tf.core.errors import UserError, plain
+from brac_plus_tf.core.gin_files import find_gin_file
+from brac_plus_tf.core.startup import start_tensorflow
 from brac_plus_tf.core.stopping import Interrupted
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of its one line.")
+_IMPORT = flags.DEFINE_multi_string(
+    "import", [], "Module of your own with agents, environments or anything else to register; may repeat."
+)
+flags.disclaim_key_flags()  # what the functions below define are the command's own
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` under absl: a UserError becomes one line on stderr and exit status 1, unless --debug."""
+    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
+        sys.exit(_print_help(sys.modules["__main__"].__doc__ or ""))
 
     def guarded(argv: Sequence[str]) -> int:
         logging.set_verbosity(logging.WARNING)
         try:
+            start_tensorflow()
+            _import_modules(_IMPORT.value)
             main(argv)
         except Interrupted as stop:
             print(f"stopped at {stop}; the same command goes on from there")
@@ -30,13 +49,133 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def _print_help(documentation: str) -> int:
+    try:
+        print(help_text(documentation))
+    except UserError as error:
+        return _refuse(error)
+    return 0
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(_refuse(error))
+        missing = re.match(r"flag --(\w+)=None: ", str(error))
+        sys.exit(_refuse(UserError(f"--{missing[1]} is required; --help tells what it takes") if missing else error))
 
 
 def _refuse(error: Exception) -> int:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    print(f"error: {plain(error)}", file=sys.stderr)
     return 1
+
+
+def _import_modules(names: Sequence[str]) -> None:
+    if os.getcwd() not in map(os.path.abspath, sys.path):  # as `python -m` has it; the console command does not
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"--import={name}: {error}") from error
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """Raises UserError if there is anything beside flags."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+
+
+# Flags ------------------------------------------------------------------------------------------------------------
+
+
+class _PathParser(flags.ArgumentParser[Path]):
+    """~ is the home directory: no shell expands it behind a =."""
+
+    def parse(self, argument: str | Path) -> Path:
+        return Path(argument).expanduser()
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+class _GinFileParser(flags.ArgumentParser[str]):
+    """A gin file's absolute path."""
+
+    def parse(self, argument: str) -> str:
+        try:
+            return str(find_gin_file(argument))
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    def flag_type(self) -> str:
+        return GIN_FILE
+
+
+class _SourcesParser(flags.ArgumentParser[tuple[str, ...]]):
+    """Dataset sources that commas part."""
+
+    def parse(self, argument: str | Sequence[str]) -> tuple[str, ...]:
+        given = split_sources(argument, ",") if isinstance(argument, str) else argument
+        return tuple(os.path.expanduser(source) for source in given)
+
+    def flag_type(self) -> str:
+        return "comma separated list of sources"
+
+
+def split_sources(text: str, separator: str) -> tuple[str, ...]:
+    """The sources between the separators; a file whose name has a separator in it is one source."""
+    return (text,) if os.path.exists(os.path.expanduser(text)) else tuple(text.split(separator))
+
+
+def define_path(name: str, default: str | None, help_line: str, required: bool = False) -> None:
+    """A flag whose value is a Path."""
+    flags.DEFINE(_PathParser(), name, default, help_line, serializer=flags.ArgumentSerializer(), required=required)
+
+
+def define_sources(name: str, help_line: str, required: bool = False) -> None:
+    """A flag whose value is a tuple of dataset sources."""
+    flags.DEFINE(_SourcesParser(), name, None, help_line, serializer=flags.ArgumentSerializer(), required=required)
+
+
+def define_gin_files(default: Sequence[str] | None, required: bool = False) -> None:
+    """--gin_file: paths of gin files."""
+    flags.DEFINE_multi(
+        _GinFileParser(),
+        flags.ArgumentSerializer(),
+        "gin_file",
+        default,
+        "gin file, yours or one of the package's, such as brac_plus/short.gin; may repeat, later ones win.",
+        required=required,
+    )
+
+
+def define_gin_bindings() -> None:
+    """--gin_bindings."""
+    flags.DEFINE_multi_string("gin_bindings", [], "gin binding 'Name.parameter = value'; may repeat, wins over files.")
+
+
+def define_training_flags() -> None:
+    """What every command that trains has: --gin_bindings, --root_dir and --smoke."""
+    define_gin_bindings()
+    define_path("root_dir", "runs", "Directory under which {dataset or task}/{agent}/{seed}/ is made.")
+    flags.DEFINE_bool("smoke", False, "Only try whether everything works: a few steps of each stage, few episodes.")
+
+
+def define_simulator_flags(env: str, env_default: str | None = None, required: bool = False) -> None:
+    """--env, described as `env`, and --backend."""
+    flags.DEFINE_string("env", env_default, env, required=required)
+    flags.DEFINE_enum("backend", "auto", ["auto", "gymnasium", "d4rl"], "Simulator; auto: D4RL's own if installed.")
+
+
+def define_data_flags() -> None:
+    """What is said of data beside their source: --env, --allow_longer_episodes, --action_low and --action_high."""
+    flags.DEFINE_string("env", None, "Task the data belong to; default: what the data say, if known.")
+    flags.DEFINE_bool("allow_longer_episodes", False, "Accept episodes longer than the task's horizon.")
+    flags.DEFINE_float("action_low", -1.0, "Lower bound of actions, where no task is known.")
+    flags.DEFINE_float("action_high", 1.0, "Upper bound of actions, where no task is known.")
+
+
+def flag_value(name: str) -> Any:
+    """The value of a flag whose name is no identifier of Python's."""
+    return flags.FLAGS[name].value

@@ -1,25 +1,29 @@
-"""The command `python -m brac_plus_tf.convert_to_minari SOURCE ID`: a dataset as a local Minari dataset.
+"""Writes a dataset as a local Minari dataset.
 
-SOURCE is anything that training takes; ID is new, (namespace/)name-v(number). What training would refuse is refused.
-Of a D4RL task the gymnasium environment that it runs on is recorded, so name the task with --env where it matters.
+    python -m brac_plus_tf.convert_to_minari my_data.hdf5 my_robot/collected-v0 --algorithm=SAC
+
+The first argument is anything that training takes, the second a new ID, (namespace/)name-v(number). What training would
+refuse is refused. Of a D4RL task the gymnasium environment that it runs on is recorded, so name the task with --env
+where it matters.
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from brac_plus_tf.command_line import run_command
+from brac_plus_tf import command_line
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.data.dataset import dataset_task, load_dataset
-from brac_plus_tf.data.download import find_dataset_file
-from brac_plus_tf.data.episodes import cut_rows
-from brac_plus_tf.data.minari_reader import PREFIX
-from brac_plus_tf.data.minari_writer import Header, check_new, write_dataset
-from brac_plus_tf.data.sources import read_rows
 
 
 def main(argv: Sequence[str]) -> None:
     """Converts argv[1] to the dataset argv[2] and prints what was written."""
+    from brac_plus_tf.data.dataset import dataset_task, load_dataset
+    from brac_plus_tf.data.download import find_dataset_file
+    from brac_plus_tf.data.episodes import cut_rows
+    from brac_plus_tf.data.minari_reader import PREFIX
+    from brac_plus_tf.data.minari_writer import Header, check_new, write_dataset
+    from brac_plus_tf.data.sources import read_rows
+
     if len(argv) != 3:
         raise UserError("give two arguments; usage: python -m brac_plus_tf.convert_to_minari SOURCE ID")
     _, source, dataset_id = argv
@@ -47,8 +51,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("algorithm", None, "Name of the algorithm that made the data, for the dataset's metadata.")
-    flags.DEFINE_string("env", None, "Task the data belong to; default: what the data say, if known.")
-    flags.DEFINE_bool("allow_longer_episodes", False, "Accept episodes longer than the task's horizon.")
-    flags.DEFINE_float("action_low", -1.0, "Lower bound of actions, where no task is known.")
-    flags.DEFINE_float("action_high", 1.0, "Upper bound of actions, where no task is known.")
-    run_command(main)
+    command_line.define_data_flags()
+    command_line.run_command(main)

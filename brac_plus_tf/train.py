@@ -1,22 +1,24 @@
 """Trains an agent on a dataset, evaluates it and exports its policy.
 
-python -m brac_plus_tf.train --gin_file=gin_configs/brac_plus/hopper_medium_replay.gin
+Your own data, without a simulator; first with --smoke, to see in a minute whether all is in place:
+    python -m brac_plus_tf.train --gin_file=brac_plus/short.gin --dataset=my_data.hdf5 --env=none
+A task of D4RL, whose file is in $D4RL_DATASET_DIR or ~/.d4rl/datasets:
+    python -m brac_plus_tf.train --gin_file=brac_plus/hopper_medium_replay.gin
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from brac_plus_tf.command_line import run_command
-from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.runs import configuration
-from brac_plus_tf.runs.experiment import Experiment, run_experiment
+from brac_plus_tf import command_line
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    from brac_plus_tf.runs import configuration, smoke
+    from brac_plus_tf.runs.experiment import Experiment, run_experiment
+
+    command_line.refuse_arguments(argv)
     values = flags.FLAGS
     # flags for the two settings changed most often are bindings by another name, so nothing is set in two ways
     shorthand = []
@@ -24,16 +26,16 @@ def main(argv: Sequence[str]) -> None:
         shorthand.append(f"Experiment.dataset = {tuple(values.dataset)!r}")
     if values.env:
         shorthand.append(f"Experiment.environment = {values.env!r}")
-    experiment = configuration.build(Experiment, values.gin_file, [*shorthand, *values.gin_bindings])
+    shorter = smoke.bindings(Experiment) if values.smoke else []
+    experiment = configuration.build(Experiment, values.gin_file, [*shorter, *shorthand, *values.gin_bindings])
     directory = run_experiment(experiment, values.root_dir, values.seed, values.gin_bindings)
     print(f"results: {directory}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("gin_file", None, "gin file; may repeat, later ones win.", required=True)
-    flags.DEFINE_multi_string("gin_bindings", [], "gin binding 'Name.parameter = value'; may repeat, wins over files.")
-    flags.DEFINE_string("root_dir", "runs", "Directory under which {task}/{agent}/{seed}/ is made.")
+    command_line.define_gin_files(None, required=True)
+    command_line.define_training_flags()
     flags.DEFINE_integer("seed", 0, "Seed of initialisation, batches, noise and evaluation.", lower_bound=0)
-    flags.DEFINE_list("dataset", None, "D4RL dataset name, HDF5 file(s) or minari:ID, instead of the gin file's.")
+    command_line.define_sources("dataset", "D4RL name, HDF5 file(s) or minari:ID, instead of the gin file's.")
     flags.DEFINE_string("env", None, "Environment for evaluation, or 'none', instead of the gin file's.")
-    run_command(main)
+    command_line.run_command(main)

@@ -7,31 +7,30 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from brac_plus_tf.command_line import run_command
-from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.runs import configuration
-from brac_plus_tf.runs.online import OnlineExperiment, run_online
+from brac_plus_tf import command_line
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    from brac_plus_tf.runs import configuration, smoke
+    from brac_plus_tf.runs.online import OnlineExperiment, run_online
+
+    command_line.refuse_arguments(argv)
     values = flags.FLAGS
     # flags for the settings changed most often are bindings by another name, so nothing is set in two ways
     shorthand = {"environment": values.env, "total_steps": values.total_steps, "eval_target": values.eval_target}
     given = [f"OnlineExperiment.{name} = {value!r}" for name, value in shorthand.items() if value is not None]
-    experiment = configuration.build(OnlineExperiment, values.gin_file, [*given, *values.gin_bindings])
+    shorter = smoke.bindings(OnlineExperiment) if values.smoke else []
+    experiment = configuration.build(OnlineExperiment, values.gin_file, [*shorter, *given, *values.gin_bindings])
     directory = run_online(experiment, values.root_dir, values.seed, values.gin_bindings)
     print(f"results: {directory} (saved_model, replay.hdf5, curve.png, evaluation.json)")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_multi_string("gin_file", ["sac/online.gin"], "gin file; may repeat, later ones win.")
-    flags.DEFINE_multi_string("gin_bindings", [], "gin binding 'Name.parameter = value'; may repeat, wins over files.")
-    flags.DEFINE_string("root_dir", "runs", "Directory under which {task}/{agent}/{seed}/ is made.")
-    flags.DEFINE_integer("seed", 0, "Seed of initialisation, episodes, batches and noise.", lower_bound=0)
     flags.DEFINE_string("env", None, "Environment to learn in, such as Hopper-v4.", required=True)
+    command_line.define_gin_files(["sac/online.gin"])
+    command_line.define_training_flags()
+    flags.DEFINE_integer("seed", 0, "Seed of initialisation, episodes, batches and noise.", lower_bound=0)
     flags.DEFINE_integer("total_steps", None, "Environment steps, instead of the gin file's.", lower_bound=1)
     flags.DEFINE_float("eval_target", None, "Return at which the policy and the data are saved on the way.")
-    run_command(main)
+    command_line.run_command(main)

@@ -24,7 +24,7 @@ echo "== 1/5 installing into .venv"
 if [ ! .venv/installed -nt setup.py ]; then
     .venv/bin/python -m pip --version >/dev/null 2>&1 || "$interpreter" -m venv .venv ||
         fail "no virtual environment: install Python's venv module (Debian: apt-get install python3-venv)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e . ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[mujoco]' ||
         fail "installing failed; pip says why above"
     touch .venv/installed
 fi

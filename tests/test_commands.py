@@ -24,6 +24,7 @@ from tiny import (
     write_hopper_dataset,
 )
 
+from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.runs import experiment
 from brac_plus_tf.runs.run_record import RunRecord
@@ -233,8 +234,8 @@ def test_a_refused_process_ends_with_status_1(tmp_path, dataset):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    with pytest.raises(Exception, match=r"absent\.gin"):
-        run_here("train", "--debug", "--gin_file=absent.gin")
+    with pytest.raises(UserError, match=r"absent\.hdf5"):
+        run_here("train", "--debug", *arguments(tmp_path, "absent.hdf5"))
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(run_copy, dataset):
@@ -275,6 +276,8 @@ def test_a_second_process_on_a_run_is_refused(run_copy, dataset):
         ([], [], ("from_file.hdf5", "Hopper-v4")),
         (["--dataset=flag.hdf5", "--env=none"], [], (("flag.hdf5",), "none")),
         (["--dataset=a.hdf5,b.hdf5"], [], (("a.hdf5", "b.hdf5"), "Hopper-v4")),
+        (["--dataset=there,1.hdf5"], [], (("there,1.hdf5",), "Hopper-v4")),  # the test makes this file
+        (["--dataset=~/a.hdf5,minari:~/b-v0"], [], (("/home/me/a.hdf5", "minari:~/b-v0"), "Hopper-v4")),
         (
             ["--dataset=flag.hdf5", "--env=none"],
             ["Experiment.dataset = 'bound.hdf5'", "Experiment.environment = 'auto'"],
@@ -291,6 +294,9 @@ def test_bindings_beat_flags_and_flags_beat_files(tmp_path, monkeypatch, flags, 
         return pathlib.Path("somewhere")
 
     monkeypatch.setattr(experiment, "run_experiment", note)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there,1.hdf5").write_text("")
     (tmp_path / "mine.gin").write_text(
         "include 'brac_plus/base.gin'\nExperiment.dataset = 'from_file.hdf5'\nExperiment.environment = 'Hopper-v4'\n"
     )
@@ -300,7 +306,7 @@ def test_bindings_beat_flags_and_flags_beat_files(tmp_path, monkeypatch, flags, 
     assert (outcome.status, outcome.stdout) == (0, "results: somewhere\n")
     ((built, root_dir, seed, passed),) = seen
     assert (built.dataset, built.environment) == expected
-    assert (built.agent_name, root_dir, seed, passed) == ("later", "runs", 5, bindings)
+    assert (built.agent_name, root_dir, seed, passed) == ("later", pathlib.Path("runs"), 5, bindings)
 
 
 # Evaluating and exporting ---------------------------------------------------------------------------------------------
@@ -344,7 +350,7 @@ def test_evaluate_repeats_itself_and_follows_its_seed(run_copy):
         (["--action=best"], "'best' is none of mean, sample, max_q"),
         (["--env=Hoper-v4"], "did you mean Hopper-v4"),
         (["--env=Walker2d-v4"], "the policy is for"),
-        (["--backend=unreal"], "'unreal'"),
+        (["--backend=unreal"], "--backend=unreal: value should be one of <auto|gymnasium|d4rl>"),
     ],
 )
 def test_evaluate_refuses_what_it_cannot_do(run_copy, flags, message):

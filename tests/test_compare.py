@@ -11,9 +11,11 @@ import pytest
 import tiny
 from tiny import CONFIGS
 
-from brac_plus_tf.compare import core_shares, gin_files, plan, start_training
+from brac_plus_tf.comparison.plan import gin_files, plan
+from brac_plus_tf.comparison.training import core_shares, start_training
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import Experiment
 
 TINY = """
 Actor.hidden_sizes = (8,)
@@ -34,7 +36,7 @@ Loop.checkpoint_interval = 20
 
 
 def files(agent: str, dataset: str, *more: str) -> list[str]:
-    return [str(pathlib.Path(file).relative_to(CONFIGS)) for file in gin_files(agent, dataset, more)]
+    return [str(pathlib.Path(file).relative_to(CONFIGS)) for file in gin_files(agent, dataset.split("+"), more)]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,7 @@ def files(agent: str, dataset: str, *more: str) -> list[str]:
         ("bear", "minari:halfcheetah/medium-v0", "bear/halfcheetah.gin"),
         ("brac_plus", "minari:hopper/medium-replay-v0", "brac_plus/base.gin"),
         ("cql/rho", "hopper-medium-v0", "cql/rho.gin"),
+        ("brac_plus", "hopper-medium-v0+hopper-expert.hdf5", "brac_plus/base.gin"),
     ],
 )
 def test_an_agents_own_file(agent, dataset, expected):
@@ -58,7 +61,7 @@ def test_an_agents_own_file(agent, dataset, expected):
 def test_further_files_are_the_folders_or_paths(tmp_path):
     (tmp_path / "mine.gin").write_text("")
     more = ["short_protocol.gin", str(tmp_path / "mine.gin")]
-    assert gin_files("cql/rho", "d.hdf5", more) == [
+    assert gin_files("cql/rho", ["d.hdf5"], more) == [
         str(CONFIGS / "cql" / "rho.gin"),
         str(CONFIGS / "cql" / "short_protocol.gin"),
         str(tmp_path / "mine.gin"),
@@ -68,15 +71,24 @@ def test_further_files_are_the_folders_or_paths(tmp_path):
 @pytest.mark.parametrize(
     ("agent", "more", "message"),
     [
-        ("brak", [], r"--agents: no gin_configs/brak/base.gin; agents are bc, bcq, bear, brac_p"),
-        ("cql/tho", [], r"--agents: no gin_configs/cql/tho.gin"),
-        ("", [], r"--agents: no gin_configs//base.gin"),
-        ("bc", ["shrot.gin"], r"--gin_file: shrot.gin is neither in gin_configs/bc/ nor a file"),
+        ("brak", [], r"--agents: no gin file brak/base.gin; agents are bc, bcq, bear, brac_p"),
+        ("cql/tho", [], r"--agents: no gin file cql/tho.gin"),
+        ("", [], r"--agents: no gin file /base.gin"),
+        ("bc", ["shrot.gin"], r"gin file shrot.gin: .* did you mean .*/short.gin"),
     ],
 )
 def test_unknown_agents_and_files_are_refused(agent, more, message):
     with pytest.raises(UserError, match=message):
-        gin_files(agent, "d.hdf5", more)
+        gin_files(agent, ["d.hdf5"], more)
+
+
+def test_an_agent_of_the_users_is_a_folder_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    for name in ("base.gin", "short.gin"):
+        (tmp_path / "mine" / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert gin_files("mine", ["d.hdf5"], ["short.gin"]) == ["mine/base.gin", "mine/short.gin"]
+    assert gin_files("mine/short", ["d.hdf5"], ["sac/base.gin"]) == ["mine/short.gin", str(CONFIGS / "sac/base.gin")]
 
 
 def test_every_agent_has_a_short_protocol_that_parses_on_top_of_each_of_its_files():
@@ -84,21 +96,30 @@ def test_every_agent_has_a_short_protocol_that_parses_on_top_of_each_of_its_file
     assert len(folders) == 8
     for folder in folders:
         for own in folder.glob("*.gin"):
-            if "short" not in own.name:
+            if "short" not in own.name and own.name != "online.gin":  # which is for train_online
                 configuration.parse([str(own), str(folder / "short_protocol.gin")], ["Experiment.dataset = 'd.hdf5'"])
 
 
 def test_the_plan_gives_every_variant_a_directory_of_its_own():
-    cells = plan(["cql", "cql/rho"], ["a.hdf5+b.hdf5", "c.hdf5"], [0, 1], ["short_protocol.gin"], "runs")
+    root, datasets = pathlib.Path("runs"), [("a.hdf5", "b.hdf5"), ("c.hdf5",)]
+    cells = plan(["cql", "cql/rho"], datasets, [0, 1], ["short_protocol.gin"], root, ["Critic.tau = 0.1"], False)
     assert len({cell.directory for cell in cells}) == len(cells) == 8
     assert str(cells[1].directory) == "runs/a+b/cql_rho_short_protocol/0"
+    dataset, name = "Experiment.dataset = ('a.hdf5', 'b.hdf5')", "Experiment.agent_name = 'cql_rho_short_protocol'"
+    assert cells[1].bindings == (dataset, name, "Critic.tau = 0.1")
+    cells = plan(["cql"], datasets, [0], [], root, ["Experiment.final_episodes = 7"], True)
+    assert str(cells[1].directory) == "runs/c/cql-smoke/0"
+    experiment = configuration.build(Experiment, cells[1].gin_files, cells[1].bindings)
+    assert (experiment.smoke, experiment.run_name, experiment.final_episodes) == (True, "cql-smoke", 7)
 
 
 def test_the_cores_are_dealt_out():
     assert core_shares([0, 1, 2, 5, 7], 2) == [[0, 2, 7], [1, 5]]
     assert core_shares([3], 1) == [[3]]
-    with pytest.raises(UserError, match="--jobs=3: there are 2 cores"):
+    with pytest.raises(UserError, match="--jobs=3: there are 2 cores, and"):
         core_shares([0, 1], 3)
+    with pytest.raises(UserError, match="--jobs=2: there is 1 core, and"):
+        core_shares([0], 2)
 
 
 def test_a_run_is_started_on_its_cores_alone(tmp_path, monkeypatch):
@@ -106,8 +127,8 @@ def test_a_run_is_started_on_its_cores_alone(tmp_path, monkeypatch):
     program.write_text(f"#!{sys.executable}\nimport os\nprint(sorted(os.sched_getaffinity(0)))\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    cell, ours = plan(["bc"], ["d.hdf5"], [0], [], str(tmp_path))[0], os.sched_getaffinity(0)
-    assert start_training(cell, str(tmp_path), [], [max(ours)], tmp_path / "new" / "log").wait() == 0
+    (cell,), ours = plan(["bc"], [["d.hdf5"]], [0], [], tmp_path, [], False), os.sched_getaffinity(0)
+    assert start_training(cell, [], [max(ours)], tmp_path / "new" / "log").wait() == 0
     assert (tmp_path / "new" / "log").read_text() == f"[{max(ours)}]\n"
     assert os.sched_getaffinity(0) == ours
 

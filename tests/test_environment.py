@@ -265,9 +265,9 @@ def test_unknown_backend():
 @pytest.mark.parametrize(
     ("module", "task", "install"),
     [
-        ("gymnasium", "Hopper-v4", r"pip install -e \.$"),
-        ("mujoco", "Hopper-v4", r"pip install -e \.$"),
-        ("gymnasium_robotics", "AdroitHandDoor-v1", r"pip install -e \.\[adroit\]$"),
+        ("gymnasium", "Hopper-v4", r"pip install 'brac_plus_tf\[mujoco\]'$"),
+        ("mujoco", "Hopper-v4", r"pip install 'brac_plus_tf\[mujoco\]'$"),
+        ("gymnasium_robotics", "AdroitHandDoor-v1", r"pip install 'brac_plus_tf\[adroit\]'$"),
     ],
 )
 def test_missing_package_names_the_extra(monkeypatch, module, task, install):

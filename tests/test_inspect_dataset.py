@@ -10,7 +10,8 @@ from dataset_files import columns, shared_file, small_task, write_file
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.dataset import load_dataset
-from brac_plus_tf.inspect_dataset import count_repeated, format_table, main, summary, write_histogram
+from brac_plus_tf.data.summary import count_repeated, format_table, summary, write_histogram
+from brac_plus_tf.inspect_dataset import main
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -81,12 +82,12 @@ def test_repeated_transitions_are_counted_beyond_the_first(tmp_path):
 @pytest.mark.parametrize("rewards", [[1, 2, 3, 4, 5], [0, 1e16, 2, 0, 0]])
 def test_histogram_is_written_whole_or_not_at_all(tmp_path, rewards):
     path = write_file(tmp_path / "a$b$.hdf5", rewards=np.array(rewards, float), terminals=[0, 1, 0, 1, 1])
-    written = write_histogram(load_dataset(path, small_task()), str(tmp_path / "new" / "folder"))
-    assert written == str(tmp_path / "new" / "folder" / "a$b$_returns.png")
-    assert pathlib.Path(written).read_bytes().startswith(PNG_SIGNATURE)
+    written = write_histogram(load_dataset(path, small_task()), tmp_path / "new" / "folder")
+    assert written == tmp_path / "new" / "folder" / "a$b$_returns.png"
+    assert written.read_bytes().startswith(PNG_SIGNATURE)
     assert os.listdir(tmp_path / "new" / "folder") == ["a$b$_returns.png"]
     with pytest.raises(UserError, match=r"a\$b\$_returns.png: cannot be written"):
-        write_histogram(load_dataset(path, small_task()), path)
+        write_histogram(load_dataset(path, small_task()), pathlib.Path(path))
 
 
 def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
@@ -95,7 +96,7 @@ def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
     path = write_file(tmp_path / "a.hdf5")
     dataset = load_dataset(path, small_task())
     object.__setattr__(dataset, "episode_returns", np.array([first, second]))
-    assert os.path.exists(write_histogram(dataset, str(tmp_path)))
+    assert write_histogram(dataset, tmp_path).exists()
 
 
 def test_table_is_aligned():

@@ -343,7 +343,7 @@ def test_minari_is_not_installed(root, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "minari"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "minari", None)
-    assert_refused(root, "pip install -e .[minari]", write_file(tmp_path / "a.hdf5"), "robot-v0")
+    assert_refused(root, "pip install 'brac_plus_tf[minari]'", write_file(tmp_path / "a.hdf5"), "robot-v0")
 
 
 @pytest.mark.parametrize("step", ["update_episodes", "update_episode_metadata"])

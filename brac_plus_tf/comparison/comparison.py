@@ -8,14 +8,18 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.figure
 import numpy as np
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_atomically, write_figure
 from brac_plus_tf.runs.facts import read_facts
 from brac_plus_tf.runs.metrics_log import read_metrics, read_speeds
+
+if TYPE_CHECKING:  # not part of a plain installation
+    from matplotlib.figure import Figure
 
 Aggregate = Callable[[np.ndarray], float]  # of scores [seeds, tasks]
 _PUBLISHED = json.loads((Path(__file__).parent / "published_scores.json").read_text())
@@ -24,14 +28,14 @@ _RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then good
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run of a comparison. dataset: its directory's name; source: what the user wrote; gin_files: in order."""
+    """One run of a comparison, and what the training command is given for it. dataset: its directory's name."""
 
     agent: str
     dataset: str
     seed: int
     directory: Path
-    source: str = ""
     gin_files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +57,9 @@ class Result:
 
 
 def require_libraries() -> None:
-    """Raises UserError if the statistics' library is not installed."""
-    try:
-        from rliable import library  # noqa: F401
-    except ImportError as error:
-        raise UserError("compare needs rliable: pip install 'brac_plus_tf[compare]'") from error
+    """Raises UserError if what draws or computes the statistics is not installed."""
+    for module in ("rliable.library", "matplotlib.figure"):
+        import_extra(module, "compare")
 
 
 def collect(cells: Sequence[Cell]) -> list[Result]:
@@ -233,10 +235,12 @@ def _speed_entry(runs: list[Result]) -> str:
 # Curves ----------------------------------------------------------------------------------------------------------
 
 
-def _curves(results: Sequence[Result]) -> matplotlib.figure.Figure:
+def _curves(results: Sequence[Result]) -> "Figure":
     """A panel for each dataset; mean over seeds, and their range as a band."""
     datasets = _names(results, "dataset")
-    figure = matplotlib.figure.Figure(figsize=(5.0 * len(datasets), 4.0), layout="constrained")
+    figure = import_extra("matplotlib.figure", "compare").Figure(
+        figsize=(5.0 * len(datasets), 4.0), layout="constrained"
+    )
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
     for panel, dataset in zip(panels, datasets, strict=True):
         here = [result for result in results if result.cell.dataset == dataset]

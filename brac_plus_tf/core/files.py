@@ -29,6 +29,12 @@ def check_regular_file(path: str) -> None:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
 
 
+def packaged(name: str) -> Path:
+    """A file or folder that an installation holds inside the package, and a checkout beside it."""
+    inside = PACKAGE / name
+    return inside if inside.exists() else PACKAGE.parent / name
+
+
 def lock_directory(directory: Path, work: str, flag: str, folder: str = ".") -> TextIO:
     """Makes the directory and `folder` in it; no other process can lock it until the returned file is closed.
 

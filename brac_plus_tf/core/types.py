@@ -5,10 +5,14 @@ Shape letters used throughout the package:
     N action samples, Z latent, L latent samples. Sample and ensemble axes lead: [K, B], [N, B, A].
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:  # sizes are of use where TensorFlow is not: in listing tasks
+    import tensorflow as tf
 
 
 class Dimensions(NamedTuple):
@@ -34,7 +38,7 @@ class Transition(NamedTuple):
     next_action: tf.Tensor | np.ndarray
 
 
-Metrics = dict[str, tf.Tensor]
+Metrics = dict[str, "tf.Tensor"]
 
 
 def check_shapes(*pairs: tuple[tf.Tensor | np.ndarray, str]) -> None:

@@ -92,7 +92,7 @@ def dataset_task(source: str, environment: str | None = None) -> Task | None:
         environment = source
     if environment is not None:
         return find_task(environment)
-    recorded = sources.environment_id(source)
+    recorded = sources.environment_id(dataset_download.find_dataset_file(source))
     try:
         return find_task(recorded) if recorded else None
     except UserError:

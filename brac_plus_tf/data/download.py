@@ -15,6 +15,7 @@ import h5py
 from tqdm import tqdm
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import packaged
 from brac_plus_tf.environments.tasks import find_task
 
 _TIMEOUT_SECONDS = 30.0
@@ -29,9 +30,9 @@ def is_dataset_name(source: str) -> bool:
 def find_dataset_file(source: str, data_dir: str | None = None, download: bool = False) -> str:
     """The path of a source's file.
 
-    A source that is not a D4RL name is a path or `minari:ID` and returned as it is. A D4RL name's file, under the base
-    name of its URL, is looked for in `data_dir`, then in the environment variable D4RL_DATASET_DIR, then in
-    ~/.d4rl/datasets.
+    A source that is not a D4RL name is a path or `minari:ID` and returned as it is, but for the package's own data,
+    `quickstart/...`, which are found from anywhere. A D4RL name's file, under the base name of its URL, is looked for
+    in `data_dir`, then in the environment variable D4RL_DATASET_DIR, then in ~/.d4rl/datasets.
 
     Args:
       source: path, `minari:ID` or D4RL dataset name. data_dir: first directory to look in. download: fetch a file that
@@ -40,7 +41,9 @@ def find_dataset_file(source: str, data_dir: str | None = None, download: bool =
       UserError: if a D4RL name is unknown, its file is nowhere, or the download fails.
     """
     if not is_dataset_name(source):
-        return source
+        bundled = packaged("quickstart") / os.path.basename(source)
+        is_bundled = os.path.dirname(source) == "quickstart" and not os.path.exists(source) and bundled.exists()
+        return str(bundled) if is_bundled else source
     url = dataset_url(source)
     candidates = (data_dir, os.environ.get("D4RL_DATASET_DIR"), "~/.d4rl/datasets")
     paths = [os.path.join(os.path.expanduser(folder), os.path.basename(url)) for folder in candidates if folder]

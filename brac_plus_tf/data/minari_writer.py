@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.data.episodes import last_rows
 from brac_plus_tf.data.minari_reader import NEXT_ACTION, dataset_directory, datasets_root
 from brac_plus_tf.data.rows import Rows
@@ -75,10 +75,7 @@ def check_new(dataset_id: str) -> str:
       UserError: if minari is not installed, the ID is malformed or taken, or lies inside another dataset.
     """
     directory = dataset_directory(dataset_id)
-    try:
-        import minari  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"writing Minari datasets needs minari: pip install -e .[minari] ({error})") from error
+    import_extra("minari", "minari")
     if os.path.lexists(directory):
         raise UserError(f"{directory}: exists and is never overwritten; choose another ID, e.g. the next version")
     parent = datasets_root()
@@ -131,6 +128,7 @@ def _check_continuous(rows: Rows, ends: np.ndarray) -> None:
 
 def _write(folder: Path, dataset_id: str, episodes: Sequence[Rows], header: Header) -> None:
     import minari
+    from gymnasium.spaces import Box
     from minari.data_collector.episode_buffer import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 

@@ -10,11 +10,9 @@ repeats that comparison. With the differences below undone, one step agrees to r
 Time limits are the task's `horizon`.
 """
 
-import contextlib
 import copy
 import importlib
 import importlib.metadata
-import io
 import json
 import warnings
 from collections.abc import Callable
@@ -26,11 +24,12 @@ import numpy as np
 from absl import logging
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.environments.d4rl import make_d4rl_environment
 from brac_plus_tf.environments.tasks import Task
 
 _BODY_CONSTANTS = Path(__file__).with_name("mujoco210_body_constants.json")
-_EXTRAS = {"gymnasium": ".", "mujoco": ".", "gymnasium_robotics": ".[adroit]"}
+_EXTRAS = {"gymnasium": "mujoco", "mujoco": "mujoco", "gymnasium_robotics": "adroit"}
 _HANDS_VERSION = "1.4.2"
 _PEN_DROPPED = 0.075  # metres above the ground, as in D4RL's pen task
 
@@ -157,11 +156,7 @@ def _make_plain(task: Task) -> Any:
 
 
 def _import(module: str) -> Any:
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # hides the notices printed while importing
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"the package {module} is missing: pip install -e {_EXTRAS[module]}") from error
+    return import_extra(module, _EXTRAS[module])
 
 
 def _require_hands_version() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import io
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
@@ -9,14 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import gin
-from absl import logging
 
 import brac_plus_tf.agents
 import brac_plus_tf.data.dataset
 import brac_plus_tf.environments.environment
 import brac_plus_tf.runs.trainer
-from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.files import PACKAGE
+from brac_plus_tf.core.errors import UserError, plain
+from brac_plus_tf.core.gin_files import find_gin_file, sections
 from brac_plus_tf.runs.facts import settings
 
 R = TypeVar("R")
@@ -24,27 +24,29 @@ R = TypeVar("R")
 for _module in pkgutil.iter_modules(brac_plus_tf.agents.__path__):  # each algorithm registers itself with gin
     importlib.import_module(f"brac_plus_tf.agents.{_module.name}")
 
-GIN_CONFIGS = PACKAGE.parent / "gin_configs"
+
+class _Section(io.StringIO):
+    """A part of a gin file, with the file's name for messages."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        super().__init__(text)
+        self.name = str(path)
 
 
 def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Reads gin files in order, then `bindings`, which win. Includes are relative to gin_configs/.
+    """Reads gin files in order, then `bindings`, which win; see `gin_files` for what the names in files mean.
 
     Raises:
       UserError: for a missing file, a syntax error, or a name that nothing has.
     """
     gin.clear_config()
-    # gin itself looks in the working directory first, where `include 'base.gin'` may find another file of that name
-    gin.config._LOCATION_PREFIXES[:] = [str(GIN_CONFIGS), ""]
-    files = [str(Path(file).absolute()) if Path(file).exists() else file for file in files]
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)  # gin reports each place where an include is not, before it finds it
     try:
-        gin.parse_config_files_and_bindings(list(files), list(bindings), skip_unknown=False)
+        for name in files:
+            for path, text in sections(find_gin_file(name)):
+                gin.parse_config(_Section(path, text))
+        gin.parse_config_files_and_bindings([], list(bindings))
     except (OSError, ValueError, SyntaxError, AttributeError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(f"gin: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
+        raise UserError(f"gin: {plain(error)}") from error
 
 
 def build(settings: Callable[[], R], files: Sequence[str], bindings: Sequence[str]) -> R:
@@ -56,10 +58,12 @@ def build(settings: Callable[[], R], files: Sequence[str], bindings: Sequence[st
     parse(files, bindings)
     try:
         return settings()
+    except UserError as error:
+        raise UserError(plain(error)) from error
     except RuntimeError as error:  # gin's, for what must be bound and is not
-        raise UserError(f"{error}; give it by its flag or bind it") from error
+        raise UserError(f"{plain(error)}; give it by its flag or bind it") from error
     except (TypeError, ValueError) as error:
-        raise UserError(f"gin: {error}") from error
+        raise UserError(f"gin: {plain(error)}") from error
 
 
 def fingerprint() -> str:

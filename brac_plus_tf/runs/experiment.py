@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import gin
 import numpy as np
 from absl import logging
 
 from brac_plus_tf.agents.base import Agent, Problem
-from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.errors import UserError, plain
 from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters
@@ -24,6 +25,7 @@ from brac_plus_tf.runs.facts import host_facts
 from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
+from brac_plus_tf.runs.smoke import SUFFIX, Shortened
 from brac_plus_tf.runs.stage_cache import StageCache
 
 
@@ -35,7 +37,10 @@ class RunSettings(HyperParameters):
     make_environment: with its settings bound.
     evaluation_episodes, final_episodes: per evaluation during training, and of the last policy.
     action: which of the agent's ways to act is evaluated.
+    smoke: a trial of a few steps, in a directory of its own; SMOKE: what else --smoke sets, unless the user does.
     """
+
+    SMOKE: ClassVar[dict[str, object]] = {"evaluation_episodes": 1, "final_episodes": 2}
 
     agent: Callable[[Problem, int], Agent] = gin.REQUIRED
     agent_name: str = gin.REQUIRED
@@ -44,6 +49,7 @@ class RunSettings(HyperParameters):
     final_episodes: int = 100
     action: str = "mean"
     loop: trainer.Loop = trainer.Loop()
+    smoke: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,17 +58,22 @@ class RunSettings(HyperParameters):
                 setting = f"{type(self).__name__}.{name}"
                 raise UserError(f"{setting} is {getattr(self, name)}: at least 1, or environment = 'none'")
 
+    @property
+    def run_name(self) -> str:
+        """Name of the agent's directory: a smoke run never shares one with a run in earnest."""
+        return f"{self.agent_name}{SUFFIX}" if self.smoke else self.agent_name
+
     def build_agent(self, problem: Problem, seed: int) -> Agent:
         """Raises UserError for what the agent refuses, before anything is written."""
         try:
             agent = self.agent(problem, seed)
             agent.stages()
         except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.agent_name}: these settings do not fit it ({error})") from error
+            raise UserError(f"{self.agent_name}: these settings do not fit it ({plain(error)})") from error
         if self.action not in agent.policies():
             setting = f"{type(self).__name__}.action"
             raise UserError(f"{setting}: {self.action!r} is none of {', '.join(agent.policies())}")
-        return agent
+        return Shortened(agent) if self.smoke else agent
 
 
 @gin.configurable
@@ -107,7 +118,7 @@ class LivePolicyEvaluation:
         return report(episodes, self._task, self.backend, self._settings.action)
 
 
-def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
+def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bindings: Sequence[str] = ()) -> Path:
     """Trains, evaluates and exports; returns the run directory `{root_dir}/{task}/{agent}/{seed}`.
 
     Args:
@@ -125,10 +136,11 @@ def run_experiment(experiment: Experiment, root_dir: str, seed: int, bindings: S
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
 
-    record = RunRecord(Path(root_dir) / task_label(sources) / experiment.agent_name / str(seed))
+    record = RunRecord(Path(root_dir) / task_label(sources) / experiment.run_name / str(seed))
     environment = {"task": task.name, "backend": evaluation.backend} if task and evaluation else None
     facts = {
-        "agent": experiment.agent_name,
+        "agent": experiment.run_name,
+        "smoke": experiment.smoke,
         "seed": seed,
         "environment": environment,
         "dataset": dataset.facts(),

@@ -8,14 +8,15 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import gin
-import matplotlib.figure
 import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Agent, Policy, Preparation, Problem, Stage, TransitionSource, no_preparation
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_figure
 from brac_plus_tf.core.randomness import Purpose, fold, initializer_seed, uniform
 from brac_plus_tf.data.episodes import finished_returns
@@ -33,6 +34,9 @@ from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
 
+if TYPE_CHECKING:  # not part of a plain installation
+    from matplotlib.figure import Figure
+
 _EVALUATION = "evaluation/return_mean"
 _SUCCESSES = 2  # evaluations in a row that must reach the target, as in Google's code
 
@@ -48,6 +52,7 @@ class OnlineExperiment(RunSettings):
     save the policy and the data of that moment.
     """
 
+    SMOKE: ClassVar[dict[str, object]] = RunSettings.SMOKE | {"total_steps": 16, "random_steps": 8}
     environment: str = gin.REQUIRED
     total_steps: int = 300_000
     random_steps: int = 1000
@@ -179,13 +184,14 @@ class OnlineAgent:
         return Preparation()
 
 
-def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings: Sequence[str] = ()) -> Path:
+def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bindings: Sequence[str] = ()) -> Path:
     """Plays, trains, evaluates, exports, and writes the data; returns `{root_dir}/{task}/{agent}/{seed}`.
 
     Raises:
       UserError: for anything the user can put right.
       Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
+    import_extra("matplotlib.figure", "plot")  # rather than to miss it at the end
     task = find_task(experiment.environment)
     inner = experiment.build_agent(Problem(task.dimensions, task_scaling(task), task), seed)
     ways = inner.policies()
@@ -200,9 +206,10 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
 
-    record = RunRecord(Path(root_dir) / task.name / experiment.agent_name / str(seed))
+    record = RunRecord(Path(root_dir) / task.name / experiment.run_name / str(seed))
     facts = {
-        "agent": experiment.agent_name,
+        "agent": experiment.run_name,
+        "smoke": experiment.smoke,
         "seed": seed,
         "environment": {"task": task.name, "backend": evaluation.backend},
         "dataset": None,
@@ -239,14 +246,14 @@ def run_online(experiment: OnlineExperiment, root_dir: str, seed: int, bindings:
     return record.directory
 
 
-def draw_curve(directory: Path, title: str) -> matplotlib.figure.Figure:
+def draw_curve(directory: Path, title: str) -> "Figure":
     """The evaluations' mean returns over environment steps, with their standard deviation as a band."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in read_metrics(directory):
         curves.setdefault(row.metric, []).append((row.step, row.value))
     steps, means = (np.array(column) for column in zip(*curves[_EVALUATION], strict=True))
     deviations = np.array([value for _, value in curves["evaluation/return_std"]])
-    figure = matplotlib.figure.Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, means)
     axes.fill_between(steps, means - deviations, means + deviations, alpha=0.2)

@@ -1,0 +1,87 @@
+"""Which runs a comparison consists of, which files configure them, and which of them are finished."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+
+from brac_plus_tf.comparison.comparison import Cell
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
+from brac_plus_tf.data.download import is_dataset_name
+from brac_plus_tf.runs import configuration, smoke
+from brac_plus_tf.runs.experiment import Experiment, task_label
+from brac_plus_tf.runs.facts import read_facts
+
+
+def gin_files(agent: str, sources: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The files that configure `agent`, a folder of gin files or one file of it (`cql/rho`).
+
+    The folder is looked for in the working directory, then in the package. Of a folder the first there is: the task's
+    file for a D4RL name, the file of the robot that the dataset's name begins with, base.gin. Then each of `more`, a
+    file of the agent's folder or one as `find_gin_file` finds it.
+
+    Raises:
+      UserError: if there is no such agent or file.
+    """
+    folder, _, variant = agent.partition("/")
+    robot = task_label(sources).removeprefix("minari-").partition("-")[0]
+    names = [robot, "base"]
+    if len(sources) == 1 and is_dataset_name(sources[0]):
+        names.insert(0, re.sub(r"-v\d+$", "", sources[0]).replace("-", "_"))
+    if variant:
+        names = [variant]
+    roots = [root for root in (Path(folder), CONFIGS / folder) if folder]
+    own = [path for root in roots for name in names if (path := root / f"{name}.gin").is_file()]
+    if not own:
+        known = sorted(path.name for path in CONFIGS.iterdir() if (path / "base.gin").exists())
+        raise UserError(f"--agents: no gin file {folder}/{names[-1]}.gin; agents are {', '.join(known)}")
+    beside = [own[0].parent / name for name in more]
+    return [
+        str(own[0]),
+        *(str(path if path.is_file() else find_gin_file(name)) for path, name in zip(beside, more, strict=True)),
+    ]
+
+
+def plan(
+    agents: Sequence[str],
+    datasets: Sequence[Sequence[str]],
+    seeds: Sequence[int],
+    more: Sequence[str],
+    root_dir: Path,
+    bindings: Sequence[str],
+    smoke_run: bool,
+) -> list[Cell]:
+    """Every run of the comparison, with what configures it.
+
+    Args:
+      datasets: the sources of each. more: gin files after an agent's own. bindings: the user's, for every run.
+    """
+    cells = []
+    shorter = smoke.bindings(Experiment) if smoke_run else []
+    for sources, seed, agent in itertools.product(datasets, seeds, agents):
+        name = "_".join([agent.replace("/", "_"), *(Path(file).stem for file in more)])
+        data = [f"Experiment.dataset = {tuple(sources)!r}", f"Experiment.agent_name = {name!r}"]
+        cells.append(
+            Cell(
+                agent=agent,
+                dataset=task_label(sources),
+                seed=seed,
+                directory=root_dir / task_label(sources) / (f"{name}{smoke.SUFFIX}" if smoke_run else name) / str(seed),
+                gin_files=tuple(gin_files(agent, sources, more)),
+                bindings=(*shorter, *data, *bindings),
+            )
+        )
+    return cells
+
+
+def is_done(cell: Cell) -> bool:
+    """Whether the run is finished, under the very configuration that the training command would give it."""
+    if not (cell.directory / "evaluation.json").exists() or not (cell.directory / "saved_model").exists():
+        return False
+    configuration.parse(cell.gin_files, cell.bindings)
+    same = read_facts(cell.directory).get("configuration") == configuration.fingerprint()
+    gin.clear_config()
+    return same

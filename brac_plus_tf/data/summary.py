@@ -1,0 +1,95 @@
+"""What a dataset holds, in a table and as a histogram of its episodes' returns."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
+from brac_plus_tf.core.files import write_figure
+from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.sources import source_label
+from brac_plus_tf.environments.tasks import Task
+
+_SATURATED = 0.999
+_HISTOGRAM_BINS = 50
+
+
+def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]:
+    """(what, value) pairs of a dataset loaded with rescaled rewards; returns and rewards in the environment's units.
+
+    Statistics of lengths, returns and the normalized score are over complete episodes, over all if none is complete.
+    """
+    rows = sum(dataset.row_counts)
+    counted = dataset.episode_complete if dataset.episode_complete.any() else ~dataset.episode_complete
+    complete = int(dataset.episode_complete.sum())
+    returns = dataset.episode_returns[counted]
+    terminals = int((dataset.transitions.discount == 0.0).sum())
+    saturated = (np.abs(dataset.transitions.action) > _SATURATED).mean()
+    lowest, highest = dataset.scaling.to_environment_reward(np.array([0.0, 1.0]))
+    score = "unknown"
+    if task is not None and task.reference_score is not None:
+        score = f"{np.mean(task.normalized_score(returns)):.1f}"
+    return [
+        *(("file", f"{path} ({count:,} rows)") for path, count in zip(dataset.files, dataset.row_counts, strict=True)),
+        ("SHA-256", dataset.sha256),
+        ("task", f"{task.name} (at most {task.horizon} steps)" if task else "unknown"),
+        ("observation, action entries", f"{dataset.dimensions.observation}, {dataset.dimensions.action}"),
+        ("rows", f"{rows:,}"),
+        ("transitions", f"{dataset.number_of_transitions:,}"),
+        ("repeated transitions", _share(count_repeated(dataset), dataset.number_of_transitions)),
+        ("episodes", f"{len(counted):,} ({complete:,} complete, {len(counted) - complete:,} unfinished)"),
+        ("terminals", _share(terminals, rows)),
+        ("timeouts", _share(complete - terminals, rows)),
+        ("length: min, mean, max", _range(dataset.episode_lengths[counted])),
+        ("return: min, mean, max", _range(returns)),
+        ("normalized score", score),
+        ("reward: min, max", f"{lowest:.6g}, {highest:.6g}"),
+        ("saturated action entries", f"{100 * saturated:.2f} % beyond {_SATURATED} of the range"),
+    ]
+
+
+def count_repeated(dataset: OfflineDataset) -> int:
+    """Transitions whose observation, action and reward all equal, bit for bit, those of an earlier one."""
+    observation, action, reward, *_ = dataset.transitions
+    rows = np.concatenate((observation, action, reward[:, None]), axis=1)
+    as_bytes = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))
+    return len(rows) - len(np.unique(as_bytes))
+
+
+def write_histogram(dataset: OfflineDataset, folder: Path) -> Path:
+    """Draws the episodes' undiscounted returns into `folder`/<first file's label>_returns.png and returns that path.
+
+    Raises:
+      UserError: if the directory cannot be made or written, or there is nothing to draw with.
+    """
+    figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    # Rounded to float32: returns that differ in their last float64 bits only leave no room for bins between them.
+    axes.hist(dataset.episode_returns.astype(np.float32).astype(np.float64), bins=_HISTOGRAM_BINS)
+    axes.set_xlabel("undiscounted return of an episode")
+    axes.set_ylabel("episodes")
+    axes.set_title(" + ".join(os.path.basename(path) for path in dataset.files), parse_math=False)
+    path = folder / f"{source_label(dataset.files[0])}_returns.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+    write_figure(path, figure)
+    return path
+
+
+def format_table(rows: Sequence[tuple[str, str]]) -> str:
+    """Lines of two columns, the second one aligned."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({100 * count / total:.2f} %)"
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():,.1f}, {values.mean():,.1f}, {values.max():,.1f}"

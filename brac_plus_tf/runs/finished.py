@@ -1,0 +1,70 @@
+"""What is done with a finished run: its policy is evaluated anew, or copied to where it is deployed."""
+
+import os
+import shutil
+from pathlib import Path
+
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import initializer_seed
+from brac_plus_tf.environments.environment import Environment, make_environment
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.evaluation import Evaluator, report
+from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
+from brac_plus_tf.runs.facts import read_facts
+
+
+def evaluate(
+    run_dir: Path, environment: str | None, episodes: int, action: str, seed: int, backend: str
+) -> dict[str, object]:
+    """Runs `episodes` episodes of the exported policy and returns what evaluation.json holds of them.
+
+    Args:
+      environment: a task's name; None for the one the run was trained with.
+      seed: episodes start as in the evaluations of a run with that seed: with the run's own, its last policy earns what
+        the run's evaluation.json says.
+    Raises:
+      UserError: if the run has no exported policy, or no environment is known.
+    """
+    recorded = read_facts(run_dir).get("environment")
+    name = environment or (recorded["task"] if isinstance(recorded, dict) else None)
+    if not name:
+        raise UserError(f"{run_dir}: trained without an environment; name one with --env")
+    task, policy = find_task(name), LoadedPolicy(_saved_model(run_dir))
+    way = policy.way(action)
+    policy.check_fits(task)
+    made: list[Environment] = []
+
+    def make() -> Environment:
+        made.append(make_environment(task, backend))
+        return made[-1]
+
+    starts = initializer_seed(seed, "evaluation")
+    outcome = Evaluator(make, task.horizon).run(way, episodes, starts, progress=True)
+    return report(outcome, task, made[0].backend, action)
+
+
+def export(run_dir: Path, output: Path) -> None:
+    """Puts the run's SavedModel and its policy.json at `output`, whole or not at all.
+
+    Raises:
+      UserError: if the run has none, it cannot be loaded, or `output` exists or cannot be written.
+    """
+    read_facts(run_dir)
+    source = _saved_model(run_dir)
+    LoadedPolicy(source)
+    refuse_existing(output)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, temporary)
+        place_directory(temporary, output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _saved_model(run_dir: Path) -> Path:
+    if not (run_dir / "saved_model").exists():
+        raise UserError(f"{run_dir}: no saved_model yet, the run is not finished; start the training command again")
+    return run_dir / "saved_model"
