@@ -41,7 +41,7 @@ class BEAR(ActorCritic):
         behavior: ActionAutoEncoder = ActionAutoEncoder(learning_rate=3e-4),
         divergence: Divergence = MMD(samples=4),
         threshold: float = 0.05,
-        multiplier: Multiplier = Multiplier(minimum=0.0067379, maximum=22026.466, logarithmic=True),
+        multiplier: Multiplier = Multiplier(minimum=0.006737947, maximum=22026.4658, logarithmic=True),
         max_q: MaxQ = MaxQ(samples=100),
     ) -> None:
         super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)

@@ -27,7 +27,7 @@ from brac_plus_tf.core.randomness import Purpose, fold, uniform
 from brac_plus_tf.core.settings import HyperParameters, checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
 from brac_plus_tf.models.networks import Actor, CriticNetwork
-from brac_plus_tf.models.optimization import build_adam, gradient_step
+from brac_plus_tf.models.optimization import Fit, build_adam, gradient_step
 from brac_plus_tf.objectives.divergences import Divergence, SampledKL, dual_kl
 from brac_plus_tf.objectives.losses import regularized_policy_loss
 from brac_plus_tf.objectives.multipliers import Multiplier
@@ -68,8 +68,8 @@ class RegularizerSettings(Protocol):
 class Primal(HyperParameters):
     """A divergence measured from the cloned policy's density or samples."""
 
-    divergence: Divergence = SampledKL()
-    cloning: Cloning = Cloning()
+    divergence: Divergence = SampledKL(samples=4)
+    cloning: Cloning = Cloning(fit=Fit(1_000_000, 256, 5e-4, (1.0,)))  # longer than cloning alone: D4RL's
 
     def build(self, dimensions: Dimensions, seed: int) -> "PrimalRegularizer":
         return PrimalRegularizer(self, dimensions, seed)
@@ -191,7 +191,7 @@ class BRAC(ActorCritic):
         *,
         actor: Actor = Actor((200, 200), (-5.0, 0.0)),
         critic: Critic = Critic((300, 300), learning_rate=1e-3, tau=5e-3),
-        training: Training = Training(policy_learning_rate=3e-5, warm_start=20_000),
+        training: Training = Training(epochs=1000, policy_learning_rate=3e-5, warm_start=20_000),
         divergence: RegularizerSettings = Primal(),
         multiplier: Multiplier = Multiplier(initial=1.0, learning_rate=0.0, maximum=500.0),
         target_divergence: float = 0.0,
