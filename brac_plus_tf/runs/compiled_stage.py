@@ -9,6 +9,7 @@ from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.types import Metrics
 
 RunSteps = Callable[[int, int], dict[str, float]]
+_WIDTH = 64  # entries of the vector of metrics, or a multiple
 
 
 def take_step(stage: Stage, data: TransitionSource, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
@@ -34,18 +35,22 @@ def compile_stage(stage: Stage, data: TransitionSource, seed: tf.Tensor, compile
 
     traced = one_step.get_concrete_function()
     names = sorted(traced.structured_outputs)
+    # Padded: XLA forms a metric's mean in another order where the vector has another size, so that a metric more would
+    # change the last digits of all others.
+    width = -(-len(names) // _WIDTH) * _WIDTH
 
     @tf.function(jit_compile=compiled, autograph=False, input_signature=[scalar, scalar])
     def run_steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         def body(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             metrics = traced(first + index)
-            return index + 1, sums + tf.stack([metrics[name] for name in names])
+            values = tf.stack([metrics[name] for name in names])
+            return index + 1, sums + tf.pad(values, [[0, width - len(names)]])
 
         # one vector: fetched from the device in one go
-        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([len(names)])))[1]
+        return tf.while_loop(lambda index, _: index < count, body, (tf.constant(0), tf.zeros([width])))[1]
 
     def sums_of(first: int, count: int) -> dict[str, float]:
         sums = run_steps(tf.constant(first), tf.constant(count)).numpy()
-        return dict(zip(names, sums.tolist(), strict=True))
+        return dict(zip(names, sums[: len(names)].tolist(), strict=True))
 
     return sums_of
