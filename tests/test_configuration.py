@@ -5,9 +5,11 @@ import gin
 import pytest
 
 import brac_plus_tf.runs.experiment  # noqa: F401 (registers Experiment, which every config names)
+from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.gin_files import CONFIGS, description, package_files, settings
 from brac_plus_tf.core.settings import HyperParameters
+from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.runs import configuration
@@ -211,6 +213,15 @@ def test_a_wrong_binding_is_an_error(binding):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"absent\.gin"):
         configuration.parse([str(tmp_path / "absent.gin")], [])
+
+
+def test_what_must_be_given_is_named_without_gins_list_of_calls():
+    bindings = ["Experiment.dataset = 'd.hdf5'"]
+    experiment = configuration.build(gin.get_configurable("Experiment"), ["brac_plus/base.gin"], bindings)
+    with pytest.raises(UserError) as error:
+        experiment.build_agent(Problem(Dimensions(3, 2)), 0)
+    missing = "AbsoluteThreshold.__init__() missing 1 required positional argument: 'value'"
+    assert str(error.value) == f"brac_plus: these settings do not fit it ({missing})"
 
 
 # Files without gin ----------------------------------------------------------------------------------------------------

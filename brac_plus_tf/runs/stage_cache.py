@@ -72,7 +72,7 @@ class StageCache:
     def _key(self, stages: Sequence[Stage], index: int) -> dict[str, object]:
         """The settings of the stage and of all before it, which it builds on, and where its metrics are taken."""
         chain = [
-            {"name": stage.name, "steps": [stage.steps, stage.epoch_steps], "settings": describe(stage.settings)}
+            {"name": stage.name, "steps": stage.steps, "settings": describe(stage.settings)}
             for stage in stages[: index + 1]
         ]
         stage = stages[index]
