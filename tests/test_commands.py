@@ -224,6 +224,11 @@ def test_a_dataset_must_be_named(tmp_path):
     assert "dataset" in the_error(outcome)
 
 
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, dataset):
+    outcome = run_here("train", *arguments(tmp_path / "runs", dataset, "--import=not_there"))
+    assert the_error(outcome) == "--import=not_there: No module named 'not_there'"
+
+
 def test_a_refused_process_ends_with_status_1(tmp_path, dataset):
     """The whole of what a terminal would show."""
     outcome = finish_process(

@@ -86,7 +86,9 @@ def test_a_smoke_run_has_a_directory_and_a_record_of_its_own(tmp_path):
 
     def run(smoke: bool):
         loop = Loop(steps_per_call=4, compiled=False)
-        experiment = Experiment(lambda problem, seed: TinyAgent(problem.dimensions, seed), "tiny", dataset=source, loop=loop)
+        experiment = Experiment(
+            lambda problem, seed: TinyAgent(problem.dimensions, seed), "tiny", dataset=source, loop=loop
+        )
         experiment = dataclasses.replace(experiment, environment="none", smoke=smoke)
         directory = run_experiment(experiment, tmp_path / "runs", 0)
         facts = json.loads((directory / "run.json").read_text())
