@@ -14,7 +14,7 @@ from collections import Counter
 
 import brac_plus_tf.train  # noqa: F401 (imports everything that training needs)
 from brac_plus_tf.policies import evaluation, saved_policy
-from brac_plus_tf.runs import checkpoints, experiment, metrics_log, run_record, trainer
+from brac_plus_tf.runs import checkpoints, experiment, metrics_log, outcome, run_record, trainer
 
 
 def arm(moment: str) -> None:
@@ -79,7 +79,7 @@ def arm(moment: str) -> None:
     wrap(evaluation.Evaluator, "_reset", before="episode")
     wrap(saved_policy, "place_directory", before="export")
     wrap(experiment.LivePolicyEvaluation, "final", before="final episodes")
-    wrap(experiment, "write_json", before="final evaluation")
+    wrap(outcome, "write_json", before="final evaluation")
     wrap(run_record.RunRecord, "save", after="checkpoint")
 
 

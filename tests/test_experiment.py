@@ -17,7 +17,7 @@ from brac_plus_tf.core.stopping import Interrupted
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
-from brac_plus_tf.runs.experiment import Experiment, evaluation_task, last_evaluations, run_experiment, task_label
+from brac_plus_tf.runs.experiment import Experiment, evaluation_task, run_experiment, task_label
 from brac_plus_tf.runs.trainer import Loop
 
 # 5 + 12 steps, evaluated after steps 8 and 12 of the second stage
@@ -266,15 +266,3 @@ def test_directory_names(tmp_path, monkeypatch):
     assert task_label(["/a/first.hdf5", "b/second.h5"]) == "first+second"
     assert task_label(["minari:hopper/walk-v0", "b/second.h5"]) == "minari-hopper-walk-v0+second"
     assert task_label(["hopper-medium-v0.hdf5"]) == "hopper-medium-v0"
-
-
-def test_last_evaluations_by_hand(tmp_path):
-    rows = [f"main,{step},evaluation/return_mean,{float(step)}" for step in range(1, 14)]
-    rows += ["main,14,evaluation/length_mean,7.0", "main,14,loss,1000.0"]
-    (tmp_path / "metrics.csv").write_text("\n".join(["stage,step,metric,value", *rows]) + "\n")
-    averages = last_evaluations(tmp_path, count=10)
-    assert averages["return_mean"] == 8.5  # of 4 to 13
-    assert averages["length_mean"] == 7.0
-    assert last_evaluations(tmp_path, count=3)["return_mean"] == 12.0
-    (tmp_path / "metrics.csv").write_text("stage,step,metric,value\n")
-    assert last_evaluations(tmp_path) == {"count": 0}

@@ -11,7 +11,6 @@ from absl import logging
 
 from brac_plus_tf.agents.base import Agent, Problem
 from brac_plus_tf.core.errors import UserError, plain
-from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.data.dataset import OfflineDataset, dataset_task, load_dataset
@@ -22,7 +21,7 @@ from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
 from brac_plus_tf.runs.facts import host_facts
-from brac_plus_tf.runs.metrics_log import read_metrics
+from brac_plus_tf.runs.outcome import finish, summary
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
 from brac_plus_tf.runs.smoke import SUFFIX, Shortened
@@ -156,6 +155,7 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     progress = TrainingProgress(experiment.evaluation_episodes)
     trainer.run(agent, dataset, record, cache, evaluate, seed, loop, progress)
     finish(record, evaluation, policy, facts)
+    progress.say(summary(record.directory, record.warnings, task, dataset.episode_returns[dataset.episode_complete]))
     return record.directory
 
 
@@ -163,17 +163,6 @@ def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
     """What an agent is told of the data it will learn from."""
     reward = dataset.transitions.reward
     return Problem(dataset.dimensions, dataset.scaling, task, (float(reward.min()), float(reward.max())))
-
-
-def finish(
-    record: RunRecord, evaluation: LivePolicyEvaluation | None, policy: DeployedPolicy, facts: dict[str, object]
-) -> None:
-    """Evaluates and exports the last policy of a trained run, as far as not done before."""
-    if evaluation and not (record.directory / "evaluation.json").exists():
-        results = {**evaluation.final(), "last_evaluations": last_evaluations(record.directory)}
-        write_json(record.directory / "evaluation.json", results)
-    if not (record.directory / "saved_model").exists():
-        policy.save(record.directory / "saved_model", facts)
 
 
 def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
@@ -186,14 +175,3 @@ def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
 def task_label(sources: Sequence[str]) -> str:
     """The directory name of a dataset: its sources' labels joined."""
     return "+".join(map(source_label, sources))
-
-
-def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:
-    """Means of the last `count` evaluations during training; single evaluations swing by several points."""
-    rows: dict[str, list[float]] = {}
-    for row in read_metrics(directory):
-        if row.metric.startswith("evaluation/"):
-            rows.setdefault(row.metric.removeprefix("evaluation/"), []).append(row.value)
-    return {"count": min(count, *(len(values) for values in rows.values())) if rows else 0} | {
-        key: float(np.mean(values[-count:])) for key, values in rows.items()
-    }

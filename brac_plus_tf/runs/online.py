@@ -28,9 +28,10 @@ from brac_plus_tf.environments.environment import Environment
 from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
-from brac_plus_tf.runs.experiment import LivePolicyEvaluation, RunSettings, finish
+from brac_plus_tf.runs.experiment import LivePolicyEvaluation, RunSettings
 from brac_plus_tf.runs.facts import host_facts
 from brac_plus_tf.runs.metrics_log import read_metrics
+from brac_plus_tf.runs.outcome import finish, summary
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
 
@@ -243,6 +244,7 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
         write_replay("replay.hdf5", evaluations(record.directory)[-1])
     write_figure(record.directory / "curve.png", draw_curve(record.directory, task.name))
     finish(record, evaluation, policy, facts)
+    progress.say(summary(record.directory, record.warnings, task))
     return record.directory
 
 
