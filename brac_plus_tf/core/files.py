@@ -83,9 +83,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_figure(path: Path, figure: "Figure") -> None:
-    """Puts the figure at `path` as a PNG; equal figures give equal bytes."""
-    with written_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    """Puts the figure at `path`, as a PNG or SVG by its ending; equal figures give equal bytes.
+
+    Raises:
+      UserError: for another ending, or if it cannot be written.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise UserError(f"{path}: figures are written as .png or .svg; choose one of these endings")
+    import matplotlib
+
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}}[kind]
+    with written_atomically(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "brac_plus_tf"}):
+        figure.savefig(temporary, format=kind, dpi=120, metadata=metadata)
 
 
 def append(path: Path, text: str) -> None:

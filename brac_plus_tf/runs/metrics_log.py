@@ -87,8 +87,9 @@ class MetricsLog:
 
 
 def read_metrics(directory: Path) -> Iterator[MetricRow]:
-    """The rows of a run's metrics.csv in the order they were written."""
-    reader = csv.reader(io.StringIO((directory / "metrics.csv").read_text()))
+    """The rows of a run's metrics.csv in the order they were written; a line that is being written is left out."""
+    whole_lines = (directory / "metrics.csv").read_text().rpartition("\n")[0]
+    reader = csv.reader(io.StringIO(whole_lines))
     next(reader, None)
     for stage, step, metric, value in reader:
         yield MetricRow(stage, int(step), metric, float(value))

@@ -74,7 +74,7 @@ def shown(metrics: Mapping[str, float]) -> str:
     """The figures that say how training goes, as far as a stage has them, the most telling ones first.
 
     Every mean that has a threshold, `NAME_mean` beside `NAME_threshold`, and that of a divergence in any case; the
-    critics' mean value, `q_mean`; losses: what ends in `loss`, or is a negative log-likelihood or bound.
+    critics' mean value, `q_mean`; losses.
     """
     parts = []
     for name, value in metrics.items():
@@ -84,8 +84,13 @@ def shown(metrics: Mapping[str, float]) -> str:
             parts.append(f"{_words(quantity)} {_number(value)}" + ("" if bound is None else f" / {_number(bound)}"))
     if "q_mean" in metrics:
         parts.append(f"Q {_number(metrics['q_mean'])}")
-    losses = [name for name in metrics if name.endswith("loss") or name.startswith("negative_")]
+    losses = filter(is_loss, metrics)
     return ", ".join([*parts, *(f"{_words(name)} {_number(metrics[name])}" for name in losses)])
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric's name says that it is minimised: a loss, a negative log-likelihood or a negative bound."""
+    return metric.endswith("loss") or metric.startswith("negative_")
 
 
 def shown_score(scores: Mapping[str, float], episodes: int) -> str:
