@@ -11,6 +11,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "compare",
+    "plot",
     "inspect_dataset",
     "convert_to_minari",
     "train_online",

@@ -11,23 +11,25 @@ from pathlib import Path
 
 from absl import flags
 
-from brac_plus_tf.command_line import run_command
+from brac_plus_tf import command_line
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_figure
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
+    import_extra("matplotlib.figure", "plot")
     from brac_plus_tf.runs.curves import draw_runs, read_curves
 
     runs = [Path(name) for name in argv[1:]]
     if not runs:
-        raise UserError("no run is named: python -m brac_plus_tf.plot RUN [RUN...]")
+        raise UserError("no run is named; usage: python -m brac_plus_tf.plot RUN [RUN...]")
     output = flags.FLAGS.output or (runs[0] if len(runs) == 1 else Path()) / "curves.png"
-    write_figure(Path(output), draw_runs([read_curves(run) for run in runs]))
+    write_figure(output, draw_runs([read_curves(run) for run in runs]))
     print(f"figure: {output}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", None, "PNG or SVG file; default: curves.png in the one run, or here for several.")
-    run_command(main)
+    command_line.define_path("output", None, "PNG or SVG file. Default: curves.png, in the run or, for several, here.")
+    command_line.run_command(main)

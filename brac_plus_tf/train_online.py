@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     shorter = smoke.bindings(OnlineExperiment) if values.smoke else []
     experiment = configuration.build(OnlineExperiment, values.gin_file, [*shorter, *given, *values.gin_bindings])
     directory = run_online(experiment, values.root_dir, values.seed, values.gin_bindings)
-    print(f"results: {directory} (saved_model, replay.hdf5, curve.png, evaluation.json)")
+    print(f"results: {directory} (saved_model, replay.hdf5, curves.png, evaluation.json)")
 
 
 if __name__ == "__main__":

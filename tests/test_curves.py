@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 from matplotlib.colors import to_hex
-from test_commands import the_error
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_figure
@@ -135,6 +134,16 @@ def test_a_row_that_is_being_written_is_left_out(tmp_path):
         (run / "metrics.csv").write_text(text.removesuffix(part))
 
 
+def test_what_learned_online_is_drawn_over_environment_steps(tmp_path):
+    """Its record has a task and no dataset; beside a run on data there is but one name for both: gradient steps."""
+    facts = {"dataset": None, "environment": {"task": "Hopper-v4"}}
+    online, offline = write_run(tmp_path / "online", **facts), write_run(tmp_path / "offline")
+    figure, _ = drawn(online)
+    assert figure.axes[-1].get_xlabel() == "environment steps"
+    assert figure.legends[0].get_title().get_text() == "Hopper-v4"
+    assert drawn(online, offline)[0].axes[-1].get_xlabel() == "gradient steps"
+
+
 def test_an_axis_is_logarithmic_only_for_what_spans_much(tmp_path):
     values = {"divergence_mean": (100.0, 1.0), "multiplier_mean": (10.0, 1.0), "q_mean": (1.0, 1000.0)}
     rows = [("main", step, name, pair[step - 1]) for name, pair in values.items() for step in (1, 2)]
@@ -181,7 +190,9 @@ def test_what_the_command_refuses(tmp_path, monkeypatch, arguments, message):
     write_run(tmp_path / "empty", [])
     (write_run(tmp_path / "unread") / "metrics.csv").unlink()
     monkeypatch.chdir(tmp_path)
-    assert message in the_error(tiny.run_here("plot", *arguments))
+    outcome = tiny.run_here("plot", *arguments)
+    (line,) = outcome.stderr.splitlines()
+    assert outcome.status == 1 and line.startswith(f"error: {message}") and outcome.stdout == ""
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):

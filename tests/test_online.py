@@ -96,7 +96,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def results(directory: pathlib.Path) -> dict[str, bytes]:
     """All that a run ends in, but for what carries times."""
-    names = ("metrics.csv", "evaluation.json", "replay.hdf5", "curve.png", "saved_model/policy.json")
+    names = ("metrics.csv", "evaluation.json", "replay.hdf5", "curves.png", "saved_model/policy.json")
     return {name: (directory / name).read_bytes() for name in names}
 
 
@@ -106,9 +106,9 @@ def last_state(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 def test_what_a_run_leaves(finished):
     names = {path.name for path in finished.iterdir()}
-    assert {"replay.hdf5", "curve.png", "saved_model", "evaluation.json", "metrics.csv", "run.json"} <= names
+    assert {"replay.hdf5", "curves.png", "saved_model", "evaluation.json", "metrics.csv", "run.json"} <= names
     assert "saved_model_partial" not in names
-    assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((finished / "run.json").read_text())["environment"]["task"] == "Hopper-v4"
     assert LoadedPolicy(finished / "saved_model").actions == ["mean"]
 

@@ -14,7 +14,6 @@ ALLOWED = {
     "agents/brac_plus.py: BRACPlus.stages",
     "collection/shards.py: _play_missing",
     "data/dataset.py: load_dataset",
-    "runs/online.py: run_online",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -35,13 +35,14 @@ class RunCurves:
     """What a run has measured so far.
 
     data: names of its files, or its task. series: by metric; steps count through all stages, and NaN parts one stage's
-    values from another's. stages: each one's first step, in order.
+    values from another's. stages: each one's first step, in order. online: whether its steps are the environment's too.
     """
 
     agent: str
     data: str
     series: Mapping[str, Series]
     stages: Mapping[str, int]
+    online: bool
 
 
 def read_curves(directory: Path) -> RunCurves:
@@ -67,7 +68,7 @@ def read_curves(directory: Path) -> RunCurves:
     if not points:
         raise UserError(f"{directory}: nothing has been measured yet")
     series = {name: (np.array([at for at, _ in some]), np.array([y for _, y in some])) for name, some in points.items()}
-    return RunCurves(str(facts.get("agent")), _data(facts), series, stages)
+    return RunCurves(str(facts.get("agent")), _data(facts), series, stages, facts.get("dataset") is None)
 
 
 def _data(facts: Mapping[str, object]) -> str:
@@ -136,7 +137,7 @@ def draw_runs(runs: Sequence[RunCurves]) -> Figure:
             axes.remove()
         elif index + columns >= len(shown):  # nothing stands below it
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel("gradient steps")
+            axes.set_xlabel("environment steps" if all(run.online for run in runs) else "gradient steps")
     _add_legend(figure, groups, shown, "" if several else runs[0].data)
     return figure
 

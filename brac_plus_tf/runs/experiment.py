@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import gin
-import numpy as np
 from absl import logging
 
 from brac_plus_tf.agents.base import Agent, Problem

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import gin
 import numpy as np
@@ -34,9 +34,6 @@ from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.outcome import finish, summary
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
-
-if TYPE_CHECKING:  # not part of a plain installation
-    from matplotlib.figure import Figure
 
 _EVALUATION = "evaluation/return_mean"
 _SUCCESSES = 2  # evaluations in a row that must reach the target, as in Google's code
@@ -64,6 +61,13 @@ class OnlineExperiment(RunSettings):
         super().__post_init__()
         if self.total_steps < 1:
             raise UserError(f"OnlineExperiment.total_steps is {self.total_steps}: it must be at least 1")
+
+    def way(self, agent: Agent) -> Policy:
+        """The agent's way to explore."""
+        ways = agent.policies()
+        if self.exploration not in ways:
+            raise UserError(f"OnlineExperiment.exploration: {self.exploration!r} is none of {', '.join(ways)}")
+        return ways[self.exploration]
 
 
 class Explorer:
@@ -195,12 +199,10 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     import_extra("matplotlib.figure", "plot")  # rather than to miss it at the end
     task = find_task(experiment.environment)
     inner = experiment.build_agent(Problem(task.dimensions, task_scaling(task), task), seed)
-    ways = inner.policies()
-    if experiment.exploration not in ways:
-        raise UserError(f"OnlineExperiment.exploration: {experiment.exploration!r} is none of {', '.join(ways)}")
     buffer = ReplayBuffer(task.dimensions, task_scaling(task), experiment.total_steps)
-    explored = experiment.make_environment(task)
-    explorer = Explorer(explored, task, ways[experiment.exploration], buffer, experiment.random_steps, seed)
+    explorer = Explorer(
+        experiment.make_environment(task), task, experiment.way(inner), buffer, experiment.random_steps, seed
+    )
     agent = OnlineAgent(inner, explorer, buffer, experiment.total_steps)
     policy = DeployedPolicy(inner, task.dimensions, task_scaling(task))
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed)
@@ -217,51 +219,65 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
         "configuration": configuration.fingerprint(),
     }
     record.begin(operative_config, {**facts, "host": host_facts()})
-
-    def write_replay(name: str, evaluated: float) -> None:
-        rows = cut_off(buffer.rows(), len(buffer))
-        attributes = {
-            **task_facts(task, finished_returns(rows)),
-            "behavior": f"{experiment.agent_name}, all its steps from the first on",
-            "seed": seed,
-            "last_evaluation": evaluated,
-        }
-        write_hdf5(record.directory / name, task.dimensions, len(buffer), [rows], lambda: attributes, compress=True)
-
-    def evaluate() -> dict[str, float]:
-        summary = evaluation.intermediate()
-        recent = [*evaluations(record.directory)[1 - _SUCCESSES :], summary["return_mean"]]
-        partial, target = record.directory / "saved_model_partial", experiment.eval_target
-        reached = target is not None and len(recent) == _SUCCESSES and min(recent) >= target
-        if reached and not partial.exists():
-            write_replay("replay_partial.hdf5", summary["return_mean"])
-            policy.save(partial, facts)  # last: its presence says that both are there
-        return summary
-
+    keeper = _Keeper(experiment, task, buffer, policy, record.directory, facts)
     progress = TrainingProgress(experiment.evaluation_episodes)
+    evaluate = keeper.watching(evaluation.intermediate)
     trainer.run(agent, buffer, record, None, evaluate, seed, experiment.loop, progress)
-    if not (record.directory / "replay.hdf5").exists():
-        write_replay("replay.hdf5", evaluations(record.directory)[-1])
-    write_figure(record.directory / "curve.png", draw_curve(record.directory, task.name))
+    keeper.keep_replay()
+    write_curves(record.directory)
     finish(record, evaluation, policy, facts)
     progress.say(summary(record.directory, record.warnings, task))
     return record.directory
 
 
-def draw_curve(directory: Path, title: str) -> "Figure":
-    """The evaluations' mean returns over environment steps, with their standard deviation as a band."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for row in read_metrics(directory):
-        curves.setdefault(row.metric, []).append((row.step, row.value))
-    steps, means = (np.array(column) for column in zip(*curves[_EVALUATION], strict=True))
-    deviations = np.array([value for _, value in curves["evaluation/return_std"]])
-    figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, means)
-    axes.fill_between(steps, means - deviations, means + deviations, alpha=0.2)
-    axes.set(title=title, xlabel="environment steps", ylabel="return")
-    axes.grid(alpha=0.3)
-    return figure
+@dataclasses.dataclass(frozen=True)
+class _Keeper:
+    """Puts what the agent saw into the run's directory as a dataset, and the policy of a moment beside it."""
+
+    experiment: OnlineExperiment
+    task: Task
+    buffer: ReplayBuffer
+    policy: DeployedPolicy
+    directory: Path
+    facts: dict[str, object]
+
+    def watching(self, evaluate: trainer.Evaluate) -> trainer.Evaluate:
+        """The same evaluation; the first time that the target is reached twice in a row, policy and data are kept."""
+
+        def evaluate_and_keep() -> dict[str, float]:
+            scores, target = evaluate(), self.experiment.eval_target
+            recent = [*evaluations(self.directory)[1 - _SUCCESSES :], scores["return_mean"]]
+            partial = self.directory / "saved_model_partial"
+            reached = target is not None and len(recent) == _SUCCESSES and min(recent) >= target
+            if reached and not partial.exists():
+                self._write("replay_partial.hdf5", scores["return_mean"])
+                self.policy.save(partial, self.facts)  # last: its presence says that both are there
+            return scores
+
+        return evaluate_and_keep
+
+    def keep_replay(self) -> None:
+        """All that was seen, once."""
+        if not (self.directory / "replay.hdf5").exists():
+            self._write("replay.hdf5", evaluations(self.directory)[-1])
+
+    def _write(self, name: str, evaluated: float) -> None:
+        rows = cut_off(self.buffer.rows(), len(self.buffer))
+        attributes = {
+            **task_facts(self.task, finished_returns(rows)),
+            "behavior": f"{self.experiment.agent_name}, all its steps from the first on",
+            "seed": self.facts["seed"],
+            "last_evaluation": evaluated,
+        }
+        path, dimensions = self.directory / name, self.task.dimensions
+        write_hdf5(path, dimensions, len(self.buffer), [rows], lambda: attributes, compress=True)
+
+
+def write_curves(directory: Path) -> None:
+    """Draws the run's curves into its directory, as the command plot does."""
+    from brac_plus_tf.runs.curves import draw_runs, read_curves
+
+    write_figure(directory / "curves.png", draw_runs([read_curves(directory)]))
 
 
 def evaluations(directory: Path) -> list[float]:

@@ -90,8 +90,8 @@ def _policy_lines(directory: Path, where: str) -> list[tuple[str, str]]:
         note += f"; standard error {standard_error(content[f'{first}_std'], episodes):.1f}"
     lines = [("policy", f"{spread} ({note})")]
     before = content["last_evaluations"]
-    if before["count"] > 1:
-        lines += [("", f"{first} {before[f'{first}_mean']:.1f} (mean of the last {before['count']} evaluations)")]
+    if before["count"] > 1 and (mean := before.get(f"{first}_mean")) is not None:
+        lines += [("", f"{first} {mean:.1f} (mean of the last {before['count']} evaluations)")]
     return lines
 
 
