@@ -183,7 +183,7 @@ class Assembled:
 
     @property
     def multiplier_sizes(self) -> list[tuple[int, ...]]:
-        return [tuple(variable.shape) for variable in self.agent.multiplier.variables]
+        return [tuple(variable.shape) for variable in self.agent.multiplier.network.variables]
 
     @property
     def threshold(self) -> float:
@@ -324,7 +324,10 @@ def test_tables_5_and_6(task):
     outcome = assembled((f"brac_plus/{task}.gin",))
     constraint = "MinimumEntropy" if robot(task) in HANDS else "MaximumEntropy"
     assert (outcome.value("AbsoluteThreshold.value"), outcome.value(f"{constraint}.target")) == PAPER[task]
-    assert (outcome.threshold, outcome.agent.entropy_target.numpy()) == (PAPER[task][0], np.float32(PAPER[task][1]))
+    assert (outcome.threshold, outcome.agent.entropy_multiplier.target.numpy()) == (
+        PAPER[task][0],
+        np.float32(PAPER[task][1]),
+    )
     assert outcome.operative["BRACPlus.threshold"] == "@AbsoluteThreshold()"
     assert outcome.operative["BRACPlus.entropy"] == f"@{constraint}()"
     assert outcome.operative["BRACPlus.divergence"] == ("@MMD()" if robot(task) in HANDS else "@KLUpperBound()")

@@ -19,7 +19,7 @@ ROOMS["runs"] = {"core", "environments", "data", "agents", "policies"}
 ROOMS["collection"] = {"core", "environments", "data", "policies"}
 ROOMS["comparison"] = {"core", "data", "runs"}
 # the other modules of agents/ are algorithms
-SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "cloning", "thresholds"}
+SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}
 
 
 def imports(path: pathlib.Path, package: pathlib.Path) -> set[tuple[str, ...]]:

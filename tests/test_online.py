@@ -12,7 +12,7 @@ import tensorflow as tf
 import tiny
 from safetensors.numpy import load_file
 
-from brac_plus_tf.agents.base import Agent, Problem, Stage, any_step, stateless, uniform_rows
+from brac_plus_tf.agents.base import Agent, Problem, Stage, stateless, uniform_rows
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed, initializer_seed, standard_normal
 from brac_plus_tf.data.replay_buffer import ReplayBuffer
@@ -47,7 +47,7 @@ class OneStageAgent(Agent):
         self.total = tf.Variable(tf.zeros([problem.dimensions.observation]))
 
     def stages(self):
-        return [Stage("main", 7, uniform_rows(16), any_step(self.update), EPOCH, evaluate=True)]
+        return [Stage("main", 7, uniform_rows(16)(self.update), EPOCH, evaluate=True)]
 
     def components(self):
         return {"total": [self.total]}

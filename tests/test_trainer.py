@@ -175,9 +175,9 @@ class Recorder(TinyAgent):
 
         def update(batch, seed, step):
             self.told.scatter_nd_update([[step]], [tf.cast(step, tf.float32)])
-            return second.update(batch, seed, step)
+            return second.update(batch, seed)
 
-        return first, dataclasses.replace(second, update=update)
+        return first, dataclasses.replace(second, update=update, needs_step=True)
 
 
 def test_an_update_is_told_its_step_and_buffers_are_kept_in_checkpoints_but_not_tested_at_every_call(
@@ -206,10 +206,10 @@ def test_first_steps_by_hand():
     weight, noises, batches = agent.weight.numpy().astype(np.float64), [], []
     original = stage.update
 
-    def spy(batch, step_seed, step):
+    def spy(batch, step_seed):
         batches.append(batch.observation.numpy())
         noises.append(standard_normal([3], step_seed).numpy())
-        return original(batch, step_seed, step)
+        return original(batch, step_seed)
 
     object.__setattr__(stage, "update", spy)
     for step in range(2):

@@ -151,13 +151,16 @@ def training_stages(
     update: Update,
     warm_start: Update | None = None,
     draw: Callable[[int], Draw] = uniform_rows,
+    needs_step: bool = False,
 ) -> list[Stage]:
     """The warm start, if it has any steps, and the main stage, which is evaluated after its epochs.
 
-    warm_start: None for an algorithm that has none. draw: batch size -> how a batch is drawn.
+    warm_start: None for an algorithm that has none. draw: batch size -> how a batch is drawn. needs_step: see `Stage`.
     """
     drawn, epoch = draw(training.batch_size), training.steps_per_epoch
-    main = Stage("main", training.epochs * epoch, drawn, update, epoch, watch=watch, evaluate=True)
+    main = Stage(
+        "main", training.epochs * epoch, drawn, update, epoch, watch=watch, evaluate=True, needs_step=needs_step
+    )
     if not training.warm_start:
         return [main]
     if warm_start is None:

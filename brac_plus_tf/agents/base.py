@@ -75,12 +75,7 @@ def mixture(first: Draw, second: Draw, source: TransitionSource) -> Draw:
 
 # Stages -----------------------------------------------------------------------------------------------------------
 
-Update = Callable[[Batch, tf.Tensor, tf.Tensor], Metrics]
-
-
-def any_step(update: Callable[[Batch, tf.Tensor], Metrics]) -> Update:
-    """An update that does the same at every step, as a stage calls it."""
-    return lambda batch, seed, step: update(batch, seed)
+Update = Callable[..., Metrics]
 
 
 class Preparation(NamedTuple):
@@ -137,8 +132,8 @@ class Stage:
 
     name: its label in progress bars, metrics and checkpoints.
     draw: (data, seed [2]) -> batch; such as `uniform_rows(256)`.
-    update: (batch, seed [2], step) -> metrics (scalars), pure TensorFlow, traced once. step: scalar int32, from 0;
-      `any_step` wraps an update that does not ask for it.
+    update: (batch, seed [2]) -> metrics (scalars), pure TensorFlow, traced once.
+    needs_step: whether `update` is also given the step, a scalar int32 that counts from 0, as a delayed policy needs.
     epoch_steps: how often `prepare` runs; also the unit of evaluation.
     prepare: (dataset, step, seed [2]) -> warnings and metrics; runs eagerly before the first step of each epoch.
     watch: (dataset, step, metrics) -> warnings by topic, after each epoch; the loop shows each topic once.
@@ -158,6 +153,7 @@ class Stage:
     evaluate: bool = False
     writes: tuple[str, ...] = ()
     settings: tuple[object, ...] = ()
+    needs_step: bool = False
 
     def __post_init__(self) -> None:
         if self.epoch_steps < 1:

@@ -9,7 +9,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import Training, training_stages
-from brac_plus_tf.agents.base import Policy, Problem, Stage, any_step, stateless
+from brac_plus_tf.agents.base import Policy, Problem, Stage, stateless
 from brac_plus_tf.agents.value_learning import Critic, ValueLearner, best_action
 from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
 from brac_plus_tf.core.settings import checked
@@ -67,7 +67,7 @@ class BCQ(ValueLearner):
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, self.watch(), any_step(self.update))
+        return training_stages(self._training, self.watch(), self.update)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

@@ -3,13 +3,14 @@
 Reference: D4RL-Evaluations, built on rlkit. The discrepancy is measured between pre-tanh actions.
 """
 
+import functools
 from collections.abc import Sequence
 
 import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Training, draw_policy, training_stages
-from brac_plus_tf.agents.base import Problem, Stage, any_step
+from brac_plus_tf.agents.base import Problem, Stage
 from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import checked
@@ -51,8 +52,8 @@ class BEAR(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """The warm start, then the main stage."""
-        warm_start = any_step(lambda batch, seed: self.update(batch, seed, value_weight=0.0))
-        return training_stages(self._training, self.watch(), any_step(self.update), warm_start)
+        warm_start = functools.partial(self.update, value_weight=0.0)
+        return training_stages(self._training, self.watch(), self.update, warm_start)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

@@ -5,6 +5,7 @@ policy, dual ones by a critic of their own. Unlike Google's code, targets start 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ from brac_plus_tf.agents.actor_critic import (
     entropy_floor,
     training_stages,
 )
-from brac_plus_tf.agents.base import Problem, Stage, any_step, member_rows
+from brac_plus_tf.agents.base import Problem, Stage, member_rows
 from brac_plus_tf.agents.cloning import Cloning
 from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold, uniform
@@ -213,8 +214,8 @@ class BRAC(ActorCritic):
         training = training_stages(
             self._training,
             self.watch(),
-            any_step(self.update),
-            any_step(lambda batch, seed: self.update(batch, seed, value_weight=0.0)),
+            self.update,
+            functools.partial(self.update, value_weight=0.0),
             lambda size: member_rows(self.regularizer.batches, size),
         )
         return [*self.regularizer.stages(), *training]

@@ -7,7 +7,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import draw_policy, entropy_floor
-from brac_plus_tf.agents.base import Stage, any_step, uniform_rows
+from brac_plus_tf.agents.base import Stage, uniform_rows
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
@@ -86,7 +86,7 @@ class ClonedPolicy:
             name="behavior",
             steps=fit.steps,
             draw=uniform_rows(fit.batch_size),
-            update=any_step(self.update),
+            update=self.update,
             epoch_steps=self._settings.epoch_steps,
             evaluate=evaluate,
             writes=tuple(self.components()),

@@ -5,6 +5,7 @@
 C is a soft maximum over actions; its three forms are functions below. Reference: the authors' code for D4RL.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, Training, draw_policy, entropy_floor, training_stages
-from brac_plus_tf.agents.base import Problem, Stage, any_step
+from brac_plus_tf.agents.base import Problem, Stage
 from brac_plus_tf.agents.cloning import cloning_loss
 from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import Purpose, fold, uniform
@@ -112,8 +113,8 @@ class CQL(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """Cloning beside the critics, then the main stage."""
-        warm_start = any_step(lambda batch, seed: self.update(batch, seed, self._cloning_loss))
-        return training_stages(self._training, self.watch(), any_step(self.update), warm_start)
+        warm_start = functools.partial(self.update, policy_loss=self._cloning_loss)
+        return training_stages(self._training, self.watch(), self.update, warm_start)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import gin
 
 from brac_plus_tf.agents.actor_critic import MaxQ, Training, training_stages
-from brac_plus_tf.agents.base import Problem, Stage, any_step
+from brac_plus_tf.agents.base import Problem, Stage
 from brac_plus_tf.agents.soft_actor_critic import SoftActorCritic
 from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.settings import checked
@@ -37,4 +37,4 @@ class SAC(SoftActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, self.watch(), any_step(self.update))
+        return training_stages(self._training, self.watch(), self.update)

@@ -51,7 +51,7 @@ class TD3BC(ValueLearner):
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        return training_stages(self._training, self.watch(), self.update)
+        return training_stages(self._training, self.watch(), self.update, needs_step=True)
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""

@@ -5,14 +5,14 @@ Divergences and entropies are in nats; a violation is (constrained quantity - th
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import gin
 import tensorflow as tf
 
 from brac_plus_tf.core.settings import HyperParameters
-from brac_plus_tf.core.types import Dimensions, check_shapes
+from brac_plus_tf.core.types import Dimensions, Metrics, check_shapes
 from brac_plus_tf.models.networks import EnsembleMLP
 from brac_plus_tf.models.optimization import build_adam, gradient_step
 
@@ -214,3 +214,49 @@ class LearnedMultiplier:
     @property
     def variables(self) -> list[tf.Variable]:
         return [self._parameter, *self._optimizer.variables]
+
+
+class LearnedStateMultiplier:
+    """alpha(s) of a `MultiplierRule`: its network and the optimiser that it learns by."""
+
+    def __init__(self, rule: MultiplierRule, dimensions: Dimensions, seed: int) -> None:
+        self._rule, self.network = rule, rule.build(dimensions, seed)
+        self._optimizer = build_adam(rule.learning_rate, self.network.trainable_variables)
+
+    def __call__(self, observation: tf.Tensor) -> tf.Tensor:
+        """alpha(s): observation [B, O] -> [B], at least 0."""
+        return tf.nn.softplus(self.network(observation))
+
+    def ascend(self, observation: tf.Tensor, violation: tf.Tensor) -> None:
+        """alpha(s) rises where its constraint is violated and falls where it is slack; violation: D(s) - eps [B]."""
+        violation = tf.stop_gradient(violation)
+
+        def loss() -> tuple[tf.Tensor, Metrics]:
+            return tf.reduce_mean(self._rule.loss(self.network(observation), violation)), {}
+
+        gradient_step(loss, self.network.trainable_variables, self._optimizer)
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        return {"multiplier": self.network.variables, "multiplier_optimizer": self._optimizer.variables}
+
+
+class LearnedEntropyMultiplier:
+    """beta of an `EntropyConstraint` (`value`), and the bound H0 that it holds (`target`), nats."""
+
+    def __init__(self, rule: EntropyConstraint) -> None:
+        self._rule = rule
+        self.value = tf.Variable(rule.initial, trainable=False, dtype=tf.float32)
+        self.target = tf.Variable(rule.target or 0.0, trainable=False, dtype=tf.float32)
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        return [self.value, self.target]
+
+    def penalty(self, entropy: tf.Tensor) -> tf.Tensor:
+        """What the policy loss gains, per state; entropy: H(pi(.|s)) [B]."""
+        return self._rule.penalty(self.value, entropy)
+
+    def ascend(self, mean_entropy: tf.Tensor) -> None:
+        """A plain projected step on beta, in proportion to the violation, where Adam's would hardly depend on it."""
+        self.value.assign(self._rule.next_multiplier(self.value, mean_entropy, self.target))

@@ -1,5 +1,6 @@
 """A stage's steps as one compiled function: the only place where training meets `tf.function`."""
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -16,7 +17,7 @@ def take_step(stage: Stage, data: TransitionSource, seed: tf.Tensor, step: tf.Te
     """Gradient step number `step` of a stage: draws its batch and updates."""
     step_seed = fold(seed, Purpose.UPDATE, step)
     batch = stage.draw(data, fold(step_seed, Purpose.BATCH))
-    return stage.update(batch, step_seed, step)
+    return stage.update(batch, step_seed, step) if stage.needs_step else stage.update(batch, step_seed)
 
 
 def compile_stage(stage: Stage, data: TransitionSource, seed: tf.Tensor, compiled: bool = True) -> RunSteps:
@@ -29,11 +30,8 @@ def compile_stage(stage: Stage, data: TransitionSource, seed: tf.Tensor, compile
 
     # Without AutoGraph, which reads source files when a stage is traced, hours into a run that may have changed. A
     # function of its own, so that its outputs tell the metrics' names before the loop over it is built.
-    @tf.function(autograph=False, input_signature=[scalar])
-    def one_step(step: tf.Tensor) -> Metrics:
-        return take_step(stage, data, seed, step)
-
-    traced = one_step.get_concrete_function()
+    one_step = tf.function(functools.partial(take_step, stage, data, seed), autograph=False)
+    traced = one_step.get_concrete_function(scalar)
     names = sorted(traced.structured_outputs)
     # Padded: XLA forms a metric's mean in another order where the vector has another size, so that a metric more would
     # change the last digits of all others.

@@ -78,7 +78,9 @@ def run(
                 record.repeat(report)
                 progress.reused(stage)
             else:
-                training.train(index, step)
+                with progress.stage(stage, step):
+                    run_steps = compile_stage(stage, dataset, fold(base_seed(seed), index), loop.compiled)
+                    training.train(run_steps, index, step)
                 if cache:
                     cache.store(stages, index, record.report(stage.name))
             record.save(variables, Position(index + 1, 0))
@@ -101,24 +103,22 @@ class _Training:
     progress: TrainingProgress
     stop_requested: list[int]
 
-    def train(self, index: int, step: int) -> None:
+    def train(self, run_steps: RunSteps, index: int, step: int) -> None:
         """Stage number `index` from `step` to its end."""
         stage, seed = self.stages[index], fold(base_seed(self.seed), index)
-        with self.progress.stage(stage, step):
-            run_steps = compile_stage(stage, self.dataset, seed, self.loop.compiled)
-            while step < stage.steps:
-                if step % stage.epoch_steps == 0:
-                    self._prepare(stage, step, seed)
-                start, step = step, self._end_of_call(stage, step)
-                means = self._take_steps(run_steps, stage, start, step)
-                if step % stage.epoch_steps == 0 or step == stage.steps:
-                    self._watch(stage, step, means)
-                if self._evaluation_is_due(stage, step):
-                    self._evaluate(stage, step)
-                if self.stop_requested or self._checkpoint_is_due(start, step):
-                    self.record.save(self.variables, Position(index, step))
-                if self.stop_requested:
-                    raise Interrupted(f"{stage.name} step {step}", self.stop_requested[0])
+        while step < stage.steps:
+            if step % stage.epoch_steps == 0:
+                self._prepare(stage, step, seed)
+            start, step = step, self._end_of_call(stage, step)
+            means = self._take_steps(run_steps, stage, start, step)
+            if step % stage.epoch_steps == 0 or step == stage.steps:
+                self._watch(stage, step, means)
+            if self._evaluation_is_due(stage, step):
+                self._evaluate(stage, step)
+            if self.stop_requested or self._checkpoint_is_due(start, step):
+                self.record.save(self.variables, Position(index, step))
+            if self.stop_requested:
+                raise Interrupted(f"{stage.name} step {step}", self.stop_requested[0])
 
     def _end_of_call(self, stage: Stage, step: int) -> int:
         """Calls end at multiples of their length, and where an epoch or the stage ends."""

@@ -96,12 +96,12 @@ def test_equal_settings_have_equal_descriptions():
 
 def test_a_stage_needs_steps_in_an_epoch():
     with pytest.raises(UserError, match="stage main: 0 steps per epoch"):
-        Stage("main", 10, uniform_rows(4), lambda batch, seed, step: {}, epoch_steps=0)
+        Stage("main", 10, uniform_rows(4), lambda batch, seed: {}, epoch_steps=0)
 
 
 def test_defaults_of_a_stage_and_a_policy():
     """A stage that says nothing may not be reused, is not evaluated and prepares nothing; a policy needs no seed."""
-    stage = Stage("main", 10, uniform_rows(4), lambda batch, seed, step: {}, epoch_steps=1)
+    stage = Stage("main", 10, uniform_rows(4), lambda batch, seed: {}, epoch_steps=1)
     assert (stage.writes, stage.settings, stage.evaluate) == ((), (), False)
     assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == ((), {})
     assert not Policy(lambda observation, state, seed: (observation, state)).seeded

@@ -81,7 +81,7 @@ def test_each_stage_changes_only_what_it_trains():
     }
     for stage in agent.stages():
         before = tiny.values(agent)
-        stage.update(stage.draw(dataset, SEED), SEED, tf.constant(0))
+        stage.update(stage.draw(dataset, SEED), SEED)
         assert changed_components(before, tiny.values(agent)) == expected[stage.name]
 
 
@@ -112,7 +112,7 @@ def test_targets_start_as_copies_and_follow_by_tau():
 def test_a_target_actor_follows_where_there_is_one():
     agent = make_agent(improvement=Improvement(epochs=2, steps_per_epoch=10, batch_size=30, target_actor=True))
     dataset = make_dataset()
-    agent.stages()[1].update(dataset.sample((30,), SEED), SEED, tf.constant(0))
+    agent.stages()[1].update(dataset.sample((30,), SEED), SEED)
     agent.stages()[3].prepare(dataset, 0, SEED)
     start = [v.numpy() for v in agent.actor.variables]
     for expected, target in zip(start, agent.target_actor.variables, strict=True):
@@ -278,7 +278,9 @@ def test_entropy_target_from_the_behaviour_policy():
     action = np.clip(dataset.transitions.action.astype(np.float64), -0.999, 0.999)
     pre_tanh = np.arctanh(action)
     log_likelihood = (-0.5 * pre_tanh**2 - 0.5 * math.log(2 * math.pi) - np.log1p(-(action**2))).sum(axis=1)
-    assert agent.entropy_target.numpy() == pytest.approx(-log_likelihood.mean() - 2 * math.log(4.0), abs=0.03)
+    assert agent.entropy_multiplier.target.numpy() == pytest.approx(
+        -log_likelihood.mean() - 2 * math.log(4.0), abs=0.03
+    )
 
 
 # A bandit: one state, terminal after one action, r = 1 - (a - 0.6)^2; logged actions tanh(N(0, 0.8)).
@@ -372,4 +374,4 @@ def test_maximum_entropy_binds():
     agent = make_bandit_agent(entropy=entropy, initial_policy_fit=fit)
     _, _, metrics = train_bandit(agent, 2)
     assert metrics["entropy"] == pytest.approx(-0.4, abs=0.05)
-    assert agent.entropy_multiplier.numpy() > 0.1
+    assert agent.entropy_multiplier.value.numpy() > 0.1
