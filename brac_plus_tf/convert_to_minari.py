@@ -17,12 +17,11 @@ from brac_plus_tf.core.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """Converts argv[1] to the dataset argv[2] and prints what was written."""
-    from brac_plus_tf.data.dataset import dataset_task, load_dataset
-    from brac_plus_tf.data.download import find_dataset_file
     from brac_plus_tf.data.episodes import cut_rows
+    from brac_plus_tf.data.loading import load_dataset
     from brac_plus_tf.data.minari_reader import PREFIX
     from brac_plus_tf.data.minari_writer import Header, check_new, write_dataset
-    from brac_plus_tf.data.sources import read_rows
+    from brac_plus_tf.data.sources import dataset_task, read_rows
 
     if len(argv) != 3:
         raise UserError("give two arguments; usage: python -m brac_plus_tf.convert_to_minari SOURCE ID")
@@ -31,19 +30,18 @@ def main(argv: Sequence[str]) -> None:
     check_new(dataset_id)
     task = dataset_task(source, options.env)
     low, high = (task.action_low, task.action_high) if task else (options.action_low, options.action_high)
-    file = find_dataset_file(source)
     dataset = load_dataset(
-        file,
+        source,
         task,
-        rescale_rewards=False,
+        rewards=None,
         allow_longer_episodes=options.allow_longer_episodes,
         action_low=low,
         action_high=high,
     )
-    rows = read_rows(file, dataset.dimensions)
+    rows = read_rows(source, dataset.dimensions)
     cuts = cut_rows(rows, task.horizon if task else None)
     episodes, steps = write_dataset(dataset_id, rows, cuts, Header(task, low, high, options.algorithm))
-    left_out = len(rows.rewards) - steps
+    left_out = len(rows) - steps
     print(f"{PREFIX}{dataset_id}: {episodes:,} episodes, {steps:,} steps")
     if left_out:
         print(f"rows left out: {left_out:,}, last of their episodes, whose next observation was not recorded")

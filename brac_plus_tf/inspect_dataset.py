@@ -16,17 +16,16 @@ from brac_plus_tf.core.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table of the files named in argv[1:] and writes the histogram of their returns."""
-    from brac_plus_tf.data.dataset import dataset_task, load_dataset
-    from brac_plus_tf.data.download import find_dataset_file
+    from brac_plus_tf.data.loading import load_dataset
+    from brac_plus_tf.data.sources import dataset_task
     from brac_plus_tf.data.summary import format_table, summary, write_histogram
 
     options = flags.FLAGS
     if len(argv) < 2:
         raise UserError("no file given; usage: python -m brac_plus_tf.inspect_dataset FILE [FILE...]")
-    files = [find_dataset_file(source) for source in argv[1:]]
     task = dataset_task(argv[1], options.env)
     dataset = load_dataset(
-        files,
+        argv[1:],
         task,
         allow_longer_episodes=options.allow_longer_episodes,
         action_low=options.action_low,

@@ -30,11 +30,11 @@ from brac_plus_tf.command_line import run_command
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import base_seed
-from brac_plus_tf.core.types import Dimensions, Transition
-from brac_plus_tf.data.dataset import OfflineDataset, load_dataset
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.hdf5_writer import write_hdf5
+from brac_plus_tf.data.loading import dataset_from_arrays, load_dataset
 from brac_plus_tf.data.rows import Rows
-from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.evaluation import Evaluator
@@ -51,18 +51,15 @@ def random_dataset(dimensions: Dimensions, rows: int) -> OfflineDataset:
     """Normal observations, uniform actions and rewards, a terminal in every hundredth row."""
     generator = np.random.default_rng(0)
     observation, action = dimensions
-    columns = (
-        generator.normal(size=(rows, observation)),
-        generator.uniform(-0.9, 0.9, size=(rows, action)),
-        generator.uniform(size=rows),
-        np.arange(rows) % 100 > 0,
-        generator.normal(size=(rows, observation)),
-        generator.uniform(-0.9, 0.9, size=(rows, action)),
-    )
-    zeros, ones, nothing = np.zeros(observation, np.float32), np.ones(observation, np.float32), np.zeros(0)
-    scaling = Scaling(zeros, ones, np.zeros(action, np.float32), np.ones(action, np.float32))
-    transitions = Transition(*(np.asarray(column, np.float32) for column in columns))
-    return OfflineDataset(transitions, scaling, "0" * 64, (), (rows,), dimensions, nothing, nothing, nothing)
+    arrays = {
+        "observations": generator.normal(size=(rows, observation)),
+        "actions": generator.uniform(-0.9, 0.9, size=(rows, action)),
+        "rewards": generator.uniform(size=rows),
+        "terminals": np.arange(rows) % 100 == 0,
+        "timeouts": np.zeros(rows, bool),
+        "next_observations": generator.normal(size=(rows, observation)),
+    }
+    return dataset_from_arrays(arrays, rewards=None)
 
 
 # What a step computes -------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def compare_actions(expected: np.ndarray, actual: np.ndarray) -> str:
 
 def compare_returns(dataset: OfflineDataset, task: Task, evaluation: dict[str, Any]) -> tuple[list[str], float]:
     """Lines that set the policy's mean return beside the data's mean episode return, and their ratio."""
-    returns = dataset.episode_returns[dataset.episode_complete]
+    returns = dataset.episodes.returns[dataset.episodes.complete]
     mean, policy_mean = float(returns.mean()), float(evaluation["return_mean"])
     lines = [
         f"data     mean return {mean:8.1f}  score {task.normalized_score(mean):5.1f}  ({len(returns)} episodes)",

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from tiny import CONFIGS
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.data.dataset import load_dataset
+from brac_plus_tf.data.loading import load_dataset
+from brac_plus_tf.data.scaling import by_returns, unit_range
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.experiment import Experiment
 
@@ -91,7 +92,7 @@ contents = st.one_of(
 @given(
     st.dictionaries(st.sampled_from([*VALID, "actions/extra", "metadata"]), contents, max_size=4),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from([None, unit_range, by_returns]),
 )
 def test_replaced_contents(changes, normalize, rescale):
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +101,7 @@ def test_replaced_contents(changes, normalize, rescale):
             for key, array in (VALID | changes).items():
                 if array is not None and key.split("/")[0] not in file:
                     file[key] = array
-        load_or_refuse(str(path), normalize_observations=normalize, rescale_rewards=rescale)
+        load_or_refuse(str(path), normalize_observations=normalize, rewards=rescale)
 
 
 @FUZZ

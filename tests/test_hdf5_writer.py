@@ -7,9 +7,9 @@ import pytest
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.dataset import load_dataset
 from brac_plus_tf.data.episodes import finished_returns
 from brac_plus_tf.data.hdf5_writer import task_facts, write_hdf5
+from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.rows import COLUMNS, Rows, cut_off, empty_rows
 from brac_plus_tf.environments.tasks import find_task
 
@@ -24,7 +24,7 @@ def make_rows(rows: int, seed: int = 0) -> Rows:
 
 
 def write(path, blocks, rows, compress=False):
-    facts = {"env_id": "Hopper-v4", "seed": 3, "episode_seed": np.array([5, 6, 7])}
+    facts = {"env_id": "MyRobot-v0", "seed": 3, "episode_seed": np.array([5, 6, 7])}
     write_hdf5(path, DIMENSIONS, rows, blocks, lambda: facts, compress)
 
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_what_another_reader_finds(tmp_path, compress):
             expected = np.concatenate([getattr(block, key) for block in blocks])
             assert file[key].dtype == expected.dtype
             np.testing.assert_array_equal(file[key][:], expected)
-        assert dict(file.attrs) == {"env_id": "Hopper-v4", "seed": 3}
+        assert dict(file.attrs) == {"env_id": "MyRobot-v0", "seed": 3}
         np.testing.assert_array_equal(file["metadata/episode_seed"][:], [5, 6, 7])
 
 
@@ -54,7 +54,7 @@ def test_returns_and_score_by_hand():
 def test_training_reads_it(tmp_path):
     steps = make_rows(12)
     write(tmp_path / "d.hdf5", [steps], 12)
-    transitions = load_dataset(str(tmp_path / "d.hdf5"), rescale_rewards=False).transitions
+    transitions = load_dataset(str(tmp_path / "d.hdf5"), rewards=None).transitions
     np.testing.assert_array_equal(transitions.next_observation, steps.next_observations)
     np.testing.assert_array_equal(transitions.discount, np.where(steps.terminals, 0.0, 1.0))
 

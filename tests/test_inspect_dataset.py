@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from dataset_files import columns, shared_file, small_task, write_file
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.data.dataset import load_dataset
+from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.summary import count_repeated, format_table, summary, write_histogram
 from brac_plus_tf.inspect_dataset import main
 
@@ -95,8 +96,8 @@ def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
     assert first != second
     path = write_file(tmp_path / "a.hdf5")
     dataset = load_dataset(path, small_task())
-    object.__setattr__(dataset, "episode_returns", np.array([first, second]))
-    assert write_histogram(dataset, tmp_path).exists()
+    episodes = dataset.episodes._replace(returns=np.array([first, second]))
+    assert write_histogram(dataclasses.replace(dataset, episodes=episodes), tmp_path).exists()
 
 
 def test_table_is_aligned():

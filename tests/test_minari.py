@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.dataset import OfflineDataset, load_dataset
+from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.episodes import cut_rows
+from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.minari_reader import environment_id
 from brac_plus_tf.data.minari_writer import Header, check_new, minari_episodes, write_dataset
 from brac_plus_tf.data.rows import Rows, empty_rows
@@ -84,10 +85,10 @@ def test_pendulum_recorded_by_minari_reads_to_what_the_environment_answered(root
     np.testing.assert_array_equal(rows.rewards, np.array(expected["reward"], np.float32))
     np.testing.assert_array_equal(rows.terminals, [False] * 7)
     np.testing.assert_array_equal(rows.timeouts, [0, 0, 0, 1, 0, 0, 1])
-    dataset = load_dataset("minari:pendulum/random-v0", action_low=-2.0, action_high=2.0, rescale_rewards=False)
+    dataset = load_dataset("minari:pendulum/random-v0", action_low=-2.0, action_high=2.0, rewards=None)
     np.testing.assert_allclose(dataset.transitions.action, np.array(expected["action"]) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(dataset.episode_lengths, [4, 3])
-    assert dataset.episode_complete.all()
+    np.testing.assert_array_equal(dataset.episodes.lengths, [4, 3])
+    assert dataset.episodes.complete.all()
 
 
 def test_dictionary_observations_of_minari_are_refused(root):
@@ -193,13 +194,13 @@ def test_episodes_by_hand_with_stored_next_observations(tmp_path):
 def test_transitions_are_the_same_both_ways(root, tmp_path, terminals, timeouts, stored):
     path = flags_file(tmp_path / "a.hdf5", terminals, timeouts, stored)
     source = convert(path, "robot/walk-v0")
-    for settings_ in ({"normalize_observations": True}, {"rescale_rewards": False}):
+    for settings_ in ({"normalize_observations": True}, {"rewards": None}):
         assert_same_transitions(load_dataset(path, **settings_), load_dataset(source, **settings_))
     again = convert(source, "robot/walk-v1")
     assert_same_transitions(load_dataset(path), load_dataset(again))
     first, second = load_dataset(path), load_dataset(source)
     if stored:  # no row is left out, so the episodes are the same, too
-        assert first.row_counts == second.row_counts
+        assert first.origin.rows == second.origin.rows
         for name in ("episode_returns", "episode_lengths", "episode_complete"):
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
@@ -212,13 +213,13 @@ def test_any_interleaving_of_flags_gives_the_same_transitions_both_ways(pairs, s
         patch.setenv("MINARI_DATASETS_PATH", folder)
         path = flags_file(pathlib.Path(folder, "a.hdf5"), terminals, timeouts, stored)
         try:
-            expected = load_dataset(path, rescale_rewards=False)
+            expected = load_dataset(path, rewards=None)
         except UserError as error:  # no row has a successor
             assert "no row yields a transition" in str(error)
             with pytest.raises(UserError, match="no row yields a transition"):
                 convert(path, "robot-v0")
             return
-        assert_same_transitions(expected, load_dataset(convert(path, "robot-v0"), rescale_rewards=False))
+        assert_same_transitions(expected, load_dataset(convert(path, "robot-v0"), rewards=None))
 
 
 def test_cuts_that_a_horizon_implies_are_recorded(root, tmp_path):

@@ -12,8 +12,10 @@ from minari_files import episode, three_episodes, write_minari
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.dataset import dataset_task, load_dataset
+from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.minari_reader import dataset_directory, datasets_root, environment_id, read_rows
+from brac_plus_tf.data.sources import dataset_task
+from brac_plus_tf.environments.tasks import find_task
 
 SOURCE = "minari:robot/walk-v0"
 
@@ -53,8 +55,8 @@ def test_episode_without_a_flag_is_cut_where_another_follows(folder):
     rows = read_rows(SOURCE)
     np.testing.assert_array_equal(rows.timeouts, [0, 1, 0, 0])
     dataset = load_dataset(SOURCE)
-    np.testing.assert_array_equal(dataset.episode_lengths, [2, 2])
-    np.testing.assert_array_equal(dataset.episode_complete, [True, False])
+    np.testing.assert_array_equal(dataset.episodes.lengths, [2, 2])
+    np.testing.assert_array_equal(dataset.episodes.complete, [True, False])
     np.testing.assert_allclose(dataset.transitions.next_action[:, 0], [0.02, 0.02, 0.06, 0.06], rtol=1e-6)
 
 
@@ -77,11 +79,16 @@ def test_loaded_like_any_other_source(folder):
     write_minari(folder, env_spec=json.dumps({"id": "Hopper-v4", "entry_point": "nowhere:Nothing"}))
     assert dataset_task(SOURCE).name == "Hopper-v4"
     dataset = load_dataset(["minari:robot/walk-v0", SOURCE], small_task())
-    assert dataset.files == (SOURCE, SOURCE) and dataset.row_counts == (6, 6)
+    assert dataset.origin.names == (SOURCE, SOURCE) and dataset.origin.rows == (6, 6)
     assert dataset.facts()["files"] == [SOURCE, SOURCE]
     np.testing.assert_array_equal(dataset.transitions.discount, [1, 1, 0, 0, 1, 1] * 2)
-    message = error_of(load_dataset, SOURCE, dataset_task(SOURCE))
-    assert "main_data.hdf5: key 'episode_0/observations' has 2 entries per row where 11 are expected" in message
+    message = "main_data.hdf5: key 'episode_0/observations' has 2 entries per row where 11 are expected"
+    assert message in error_of(load_dataset, SOURCE, find_task("Hopper-v4"))
+    assert message in error_of(load_dataset, SOURCE)  # what the data themselves say
+
+
+def test_actions_outside_the_bounds(folder):
+    write_minari(folder)
     message = error_of(load_dataset, SOURCE, action_high=0.25)
     assert message.startswith("minari:robot/walk-v0: key 'actions', row 4: entry 0 is 0.29999")
 

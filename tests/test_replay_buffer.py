@@ -8,8 +8,8 @@ from fakes import seeds
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.dataset import load_dataset
 from brac_plus_tf.data.hdf5_writer import write_hdf5
+from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.replay_buffer import ReplayBuffer
 from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.data.scaling import task_scaling
@@ -101,6 +101,6 @@ def test_rows_come_back_as_they_were_given():
 def test_the_same_transitions_as_from_a_file(tmp_path):
     made = buffer(8)
     write_hdf5(tmp_path / "d.hdf5", TASK.dimensions, 8, [made.rows()], dict)
-    read = load_dataset(str(tmp_path / "d.hdf5"), TASK, rescale_rewards=False).transitions
+    read = load_dataset(str(tmp_path / "d.hdf5"), TASK, rewards=None).transitions
     for actual, expected in zip(made.transitions, read, strict=True):
         np.testing.assert_array_equal(actual, expected)

@@ -42,19 +42,38 @@ def test_by_hand():
 
 
 def test_a_whole_batch_by_hand():
-    batch = Transition(
-        observation=np.array([[5, -1]], np.float32),
-        action=np.array([[6.000002, 0.75]], np.float32),  # beyond the bound by rounding
-        reward=np.array([7], np.float32),
-        discount=np.array([0], np.float32),
-        next_observation=np.array([[3, -2]], np.float32),
-        next_action=np.array([[3, -0.0000001]], np.float32),
-    )
+    def batch() -> Transition:
+        return Transition(
+            observation=np.array([[5, -1]], np.float32),
+            action=np.array([[6.000002, 0.75]], np.float32),  # beyond the bound by rounding
+            reward=np.array([7], np.float32),
+            discount=np.array([0], np.float32),
+            next_observation=np.array([[3, -2]], np.float32),
+            next_action=np.array([[3, -0.0000001]], np.float32),
+        )
+
     expected = ([[2, 2]], [[1, 0.5]], [2.5], [0], [[1, 0]], [[0.25, -1]])
-    made = make_scaling().to_network(batch)
-    for actual, wanted in zip(made, expected, strict=True):
+    arrays, tensors = batch(), Transition(*map(tf.constant, batch()))
+    for actual, wanted in zip(make_scaling().to_network(arrays), expected, strict=True):
         np.testing.assert_array_equal(actual, np.array(wanted, np.float32))
-    assert batch.action[0, 0] > 6  # what was given stays as it was
+    for actual, wanted in zip(make_scaling().to_network(tensors), expected, strict=True):
+        np.testing.assert_array_equal(actual, np.array(wanted, np.float32))
+    np.testing.assert_array_equal(arrays.observation, expected[0])  # in place, as said
+    np.testing.assert_array_equal(tensors.observation, [[5, -1]])
+
+
+def test_only_to_network_changes_what_it_is_given():
+    scaling = make_scaling()
+    for method in (
+        scaling.normalize_observation,
+        scaling.from_environment_action,
+        scaling.to_environment_action,
+        scaling.rescale_reward,
+        scaling.to_environment_reward,
+    ):
+        given = np.full((2, 2), 5, np.float32)
+        assert not np.array_equal(method(given), given)
+        np.testing.assert_array_equal(given, 5)
 
 
 @given(st.integers(0, 2**31))
@@ -67,11 +86,12 @@ def test_tensors_and_arrays_have_the_same_bits(seed):
     )
     shapes = ((5, 2), (5, 2), 5, 5, (5, 2), (5, 2))
     batch = Transition(*(generator.normal(size=shape).astype(np.float32) for shape in shapes))
-    arrays, tensors = scaling.to_network(batch), scaling.to_network(Transition(*map(tf.constant, batch)))
-    for array, tensor in zip(arrays, tensors, strict=True):
-        assert tf.is_tensor(tensor) and array.tobytes() == tensor.numpy().tobytes()
+    tensors = scaling.to_network(Transition(*map(tf.constant, batch)))
     actions = scaling.to_environment_action(tf.constant(batch.action)).numpy()
     assert actions.tobytes() == scaling.to_environment_action(batch.action).tobytes()
+    arrays = scaling.to_network(Transition(*(array.copy() for array in batch)))
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert tf.is_tensor(tensor) and array.tobytes() == tensor.numpy().tobytes()
 
 
 @given(hnp.arrays(np.float32, (4, 3), elements=float32), float32, float32)

@@ -85,7 +85,7 @@ def test_a_stage_that_may_not_be_reused_is_not_kept(tmp_path):
         {"seed": 1},
         {"compiled": False},
         {"steps_per_call": 5},
-        {"dataset": make_dataset(sha256="1" * 64)},
+        {"dataset": make_dataset(seed=1)},
         {"dataset": make_dataset(rows=29)},
         {"dataset": dataclasses.replace(DATASET, scaling=dataclasses.replace(DATASET.scaling, reward_scale=2.0))},
     ],

@@ -13,7 +13,6 @@ ALLOWED = {
     "agents/brac_plus.py: BRACPlus.__init__",
     "agents/brac_plus.py: BRACPlus.stages",
     "collection/shards.py: _play_missing",
-    "data/dataset.py: load_dataset",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -33,7 +33,8 @@ from brac_plus_tf.agents.base import (
 from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import row_normal, standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
-from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.dataset import OfflineDataset, Origin
+from brac_plus_tf.data.episodes import Places, RecordedEpisodes
 from brac_plus_tf.data.scaling import Scaling
 
 DIMENSIONS = Dimensions(observation=3, action=2)
@@ -110,10 +111,8 @@ def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], env_id: str | None
     return str(path)
 
 
-def make_dataset(
-    rows: int = 30, dimensions: Dimensions = DIMENSIONS, sha256: str = "0" * 64, seed: int = 0
-) -> OfflineDataset:
-    """A dataset in memory: normal observations, uniform actions, no rescaling."""
+def make_dataset(rows: int = 30, dimensions: Dimensions = DIMENSIONS, seed: int = 0) -> OfflineDataset:
+    """A dataset in memory: normal observations, uniform actions, no rescaling, one episode of them all."""
     generator = np.random.default_rng(seed)
     observation, action = dimensions
     columns = (
@@ -127,8 +126,9 @@ def make_dataset(
     zeros, ones = np.zeros(action, np.float32), np.ones(action, np.float32)
     scaling = Scaling(np.zeros(observation, np.float32), np.ones(observation, np.float32), zeros, ones)
     transitions = Transition(*(np.asarray(column, np.float32) for column in columns))
-    nothing = np.zeros(0)
-    return OfflineDataset(transitions, scaling, sha256, (), (rows,), dimensions, nothing, nothing, nothing)
+    places = Places(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32))
+    episodes = RecordedEpisodes(transitions.reward.sum(keepdims=True), np.array([rows]), np.array([True]))
+    return OfflineDataset(transitions, places, episodes, scaling, Origin(("tiny",), (rows,), "0" * 64))
 
 
 def with_columns(dataset: OfflineDataset, **columns: np.ndarray) -> OfflineDataset:

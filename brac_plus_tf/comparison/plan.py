@@ -10,7 +10,7 @@ import gin
 from brac_plus_tf.comparison.comparison import Cell
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
-from brac_plus_tf.data.download import is_dataset_name
+from brac_plus_tf.data.d4rl_names import is_d4rl_name
 from brac_plus_tf.runs import configuration, smoke
 from brac_plus_tf.runs.experiment import Experiment, task_label
 from brac_plus_tf.runs.facts import read_facts
@@ -29,7 +29,7 @@ def gin_files(agent: str, sources: Sequence[str], more: Sequence[str]) -> list[s
     folder, _, variant = agent.partition("/")
     robot = task_label(sources).removeprefix("minari-").partition("-")[0]
     names = [robot, "base"]
-    if len(sources) == 1 and is_dataset_name(sources[0]):
+    if len(sources) == 1 and is_d4rl_name(sources[0]):
         names.insert(0, re.sub(r"-v\d+$", "", sources[0]).replace("-", "_"))
     if variant:
         names = [variant]

@@ -108,7 +108,7 @@ def rows_from_arrays(name: str, arrays: Mapping[str, npt.ArrayLike], dimensions:
     for key in REQUIRED:
         if arrays.get(key) is None:
             raise UserError(f"{name}: key '{key}' is missing; give {', '.join(REQUIRED)}")
-    given = {key: np.asarray(arrays[key]) for key in COLUMNS if arrays.get(key) is not None}
+    given = {key: np.array(arrays[key]) for key in COLUMNS if arrays.get(key) is not None}  # copies
     for key, array in given.items():
         check_form(name, key, array.dtype, array.shape, COLUMNS[key])
     check_sizes(name, {key: array.shape for key, array in given.items()}, dimensions)

@@ -22,10 +22,10 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
 
     Statistics of lengths, returns and the normalized score are over complete episodes, over all if none is complete.
     """
-    rows = sum(dataset.row_counts)
-    counted = dataset.episode_complete if dataset.episode_complete.any() else ~dataset.episode_complete
-    complete = int(dataset.episode_complete.sum())
-    returns = dataset.episode_returns[counted]
+    origin, episodes = dataset.origin, dataset.episodes
+    rows, complete = sum(origin.rows), int(episodes.complete.sum())
+    counted = episodes.complete if complete else ~episodes.complete
+    returns = episodes.returns[counted]
     terminals = int((dataset.transitions.discount == 0.0).sum())
     saturated = (np.abs(dataset.transitions.action) > _SATURATED).mean()
     lowest, highest = dataset.scaling.to_environment_reward(np.array([0.0, 1.0]))
@@ -33,8 +33,8 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
     if task is not None and task.reference_score is not None:
         score = f"{np.mean(task.normalized_score(returns)):.1f}"
     return [
-        *(("file", f"{path} ({count:,} rows)") for path, count in zip(dataset.files, dataset.row_counts, strict=True)),
-        ("SHA-256", dataset.sha256),
+        *(("file", f"{path} ({count:,} rows)") for path, count in zip(origin.names, origin.rows, strict=True)),
+        ("SHA-256", origin.sha256),
         ("task", f"{task.name} (at most {task.horizon} steps)" if task else "unknown"),
         ("observation, action entries", f"{dataset.dimensions.observation}, {dataset.dimensions.action}"),
         ("rows", f"{rows:,}"),
@@ -43,7 +43,7 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
         ("episodes", f"{len(counted):,} ({complete:,} complete, {len(counted) - complete:,} unfinished)"),
         ("terminals", _share(terminals, rows)),
         ("timeouts", _share(complete - terminals, rows)),
-        ("length: min, mean, max", _range(dataset.episode_lengths[counted])),
+        ("length: min, mean, max", _range(episodes.lengths[counted])),
         ("return: min, mean, max", _range(returns)),
         ("normalized score", score),
         ("reward: min, max", f"{lowest:.6g}, {highest:.6g}"),
@@ -68,11 +68,11 @@ def write_histogram(dataset: OfflineDataset, folder: Path) -> Path:
     figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     # Rounded to float32: returns that differ in their last float64 bits only leave no room for bins between them.
-    axes.hist(dataset.episode_returns.astype(np.float32).astype(np.float64), bins=_HISTOGRAM_BINS)
+    axes.hist(dataset.episodes.returns.astype(np.float32).astype(np.float64), bins=_HISTOGRAM_BINS)
     axes.set_xlabel("undiscounted return of an episode")
     axes.set_ylabel("episodes")
-    axes.set_title(" + ".join(os.path.basename(path) for path in dataset.files), parse_math=False)
-    path = folder / f"{source_label(dataset.files[0])}_returns.png"
+    axes.set_title(" + ".join(os.path.basename(path) for path in dataset.origin.names), parse_math=False)
+    path = folder / f"{source_label(dataset.origin.names[0])}_returns.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import gin
 
 import brac_plus_tf.agents
-import brac_plus_tf.data.dataset
+import brac_plus_tf.data.loading
 import brac_plus_tf.environments.environment
 import brac_plus_tf.runs.trainer
 from brac_plus_tf.core.errors import UserError, plain

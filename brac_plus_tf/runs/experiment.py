@@ -12,8 +12,9 @@ from brac_plus_tf.agents.base import Agent, Problem
 from brac_plus_tf.core.errors import UserError, plain
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters
-from brac_plus_tf.data.dataset import OfflineDataset, dataset_task, load_dataset
-from brac_plus_tf.data.sources import source_label
+from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.loading import load_dataset
+from brac_plus_tf.data.sources import dataset_task, source_label
 from brac_plus_tf.environments.environment import Environment, make_environment
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
@@ -127,8 +128,9 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     """
     sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
     task = evaluation_task(experiment.environment, sources)
-    dataset = experiment.load_dataset(sources, task or dataset_task(sources[0]))
-    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(sources[0])), seed)
+    known = task or dataset_task(sources[0])  # the data's own, which also counts where nothing is evaluated
+    dataset = experiment.load_dataset(sources, known)
+    agent = experiment.build_agent(problem_of(dataset, known), seed)
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
     operative_config = gin.operative_config_str()

@@ -35,9 +35,9 @@ class StageCache:
     ) -> None:
         self._directory, self._agent, self._steps_per_call = directory, agent, steps_per_call
         self._base = {
-            "dataset": dataset.sha256,
+            # of what training sees: code outside the package may have read the same files in another way
+            "transitions": dataset.transitions_sha256,
             "scaling": dataset.scaling.to_json(),
-            "transitions": dataset.number_of_transitions,
             "seed": seed,
             "compiled": compiled,
             "source": source_digest(),
