@@ -39,7 +39,8 @@ setup(
         "h5py>=3.11,<4",
         "safetensors>=0.4,<0.9",
         "rich>=13,<16",  # which keras needs, too
-        "tqdm>=4.66,<5",
+        "pooch>=1.8,<2",
+        "requests>=2.25,<3",  # whose errors pooch passes on; tensorflow needs it, too
     ],
     extras_require={
         "test": [

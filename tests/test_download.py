@@ -76,6 +76,12 @@ def test_fetches_a_whole_file_into_a_new_directory(server, tmp_path):
     assert os.listdir(path.parent) == ["data.hdf5"] and server.requests == 1
 
 
+def test_a_log_says_how_much_arrived(server, tmp_path, capsys):
+    server.body = server.body + bytes(2_500_000)  # HDF5 takes what comes after its end
+    fetch(server.url, str(tmp_path / "data.hdf5"))
+    assert capsys.readouterr().out.startswith("data.hdf5: 2 MB in 0:00:0")
+
+
 def test_does_not_fetch_what_is_there(server, tmp_path):
     (tmp_path / "data.hdf5").write_bytes(b"mine")
     fetch(server.url, str(tmp_path / "data.hdf5"))

@@ -12,6 +12,7 @@ import requests
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import written_atomically
+from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.core.settings import HyperParameters
 
 _TIMEOUT_SECONDS = 30.0
@@ -74,10 +75,34 @@ def fetch(url: str, path: str) -> None:
 
 
 def _receive(url: str, path: str) -> None:
-    print(f"fetching {url}")
-    download = pooch.HTTPDownloader(progressbar=True, chunk_size=_BLOCK_BYTES, timeout=_TIMEOUT_SECONDS)
-    try:
-        download(url, path, None)
-    except requests.RequestException as error:  # an OSError, too, but no fault of the disk
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{url}: download failed ({reason}); check address and network, and try again") from error
+    with Progress(os.path.basename(url), None, "MB") as progress:
+        report = _Report(progress)
+        download = pooch.HTTPDownloader(progressbar=report, chunk_size=_BLOCK_BYTES, timeout=_TIMEOUT_SECONDS)
+        try:
+            download(url, path, None)
+        except requests.RequestException as error:  # an OSError, too, but no fault of the disk
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{url}: download failed ({reason}); check address and network, and try again") from error
+
+
+class _Report:
+    """What pooch calls in place of its own bar, which it resets and fills once more at the end."""
+
+    total = 0  # bytes, 0 if the server does not say; set by pooch
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._bytes, self._ended = progress, 0, False
+
+    def update(self, size: int) -> None:
+        if self._ended:
+            return
+        if not self._bytes and self.total:
+            self._progress.note(f"of {self.total / 1e6:,.0f} MB")
+        self._bytes += size
+        self._progress.advance(int(self._bytes / 1e6) - self._progress.done)
+
+    def reset(self) -> None:
+        self._ended = True
+
+    def close(self) -> None:
+        pass
