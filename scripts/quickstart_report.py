@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     task, experiment = find_task(evaluation["task"]), Experiment()
     dataset = experiment.load_dataset(experiment.dataset, task)
     some = dataset.transitions.observation[:: dataset.number_of_transitions // _OBSERVATIONS][:_OBSERVATIONS]
-    observations = some * dataset.scaling.observation_scale + dataset.scaling.observation_shift  # raw, as exports want
+    observations = dataset.scaling.to_environment_observation(some)  # as exports want them
     expected = trained_actions(run_dir, dataset, seed, observations)
     lines, ratio = compare_returns(dataset, task, evaluation)
     print("\n".join([compare_actions(expected, exported_actions(policy, observations)), *lines]))

@@ -17,6 +17,8 @@ from brac_plus_tf.data.loading import dataset_from_arrays, load_dataset
 from brac_plus_tf.data.scaling import by_returns
 from brac_plus_tf.data.sources import contents_sha256
 from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs.experiment import Experiment
 
 
 def test_loads_rescaled_transitions(tmp_path):
@@ -281,6 +283,16 @@ def test_arrays_pass_the_checks_of_files(changes, message):
 def test_arrays_of_another_task():
     with pytest.raises(UserError, match=r"^arrays: key 'observations' has 2 entries per row where 11"):
         dataset_from_arrays(columns(), find_task("Hopper-v4"))
+
+
+def test_gin_says_where_files_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(d4rl_names, "_installed_urls", dict)
+    write_file(tmp_path / "hopper_medium.hdf5", observations=np.zeros((5, 11)), rewards=np.arange(5.0))
+    bindings = ["Experiment.dataset = 'hopper-medium-v0'", f"FileSearch.data_dir = '{tmp_path}'"]
+    experiment = configuration.build(Experiment, ["bc/base.gin"], bindings)
+    assert experiment.load_dataset(experiment.dataset).origin.names == (str(tmp_path / "hopper_medium.hdf5"),)
+    configuration.check_effective(bindings, gin.operative_config_str())
+    gin.clear_config()
 
 
 def test_facts_are_ready_for_json(tmp_path):

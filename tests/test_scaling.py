@@ -33,6 +33,7 @@ def make_scaling(**changes) -> Scaling:
 def test_by_hand():
     scaling = make_scaling()
     np.testing.assert_array_equal(scaling.normalize_observation([[5, -1], [1, -2]]), [[2, 2], [0, 0]])
+    np.testing.assert_array_equal(scaling.to_environment_observation([[2, 2], [0, 0]]), [[5, -1], [1, -2]])
     environment, network = [[-2, 0], [6, 1], [3, 0.75]], [[-1, -1], [1, 1], [0.25, 0.5]]
     np.testing.assert_array_equal(scaling.from_environment_action(environment), network)
     np.testing.assert_array_equal(scaling.to_environment_action(network), environment)
@@ -66,6 +67,7 @@ def test_only_to_network_changes_what_it_is_given():
     scaling = make_scaling()
     for method in (
         scaling.normalize_observation,
+        scaling.to_environment_observation,
         scaling.from_environment_action,
         scaling.to_environment_action,
         scaling.rescale_reward,

@@ -80,7 +80,7 @@ class OfflineDataset:
         """SHA-256 of the transitions themselves: equal exactly where training sees the same data."""
         digest = hashlib.sha256()
         for array in self.transitions:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     # Drawing ---------------------------------------------------------------------------------------------------------

@@ -47,6 +47,10 @@ class Scaling:
         """Environment units to network units, [.., O] to [.., O] float32."""
         return _to_network(_own(observation), self.observation_shift, self.observation_scale)
 
+    def to_environment_observation(self, observation: Array) -> Array:
+        """Network units to environment units, [.., O] to [.., O] float32."""
+        return _to_environment(_own(observation), self.observation_shift, self.observation_scale)
+
     def from_environment_action(self, action: Array) -> Array:
         """Environment units to [-1, 1], [.., A] to [.., A] float32."""
         return _to_network(_own(action), self.action_center, self.action_half_range)
