@@ -4,6 +4,7 @@ import socket
 import sys
 import threading
 
+import pooch
 import pytest
 from dataset_files import write_file
 
@@ -133,7 +134,7 @@ def test_a_disk_that_is_full(server, tmp_path, monkeypatch):
     def fail(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download.pooch.HTTPDownloader, "__call__", fail)
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fail)
     message = error_of(fetch, server.url, str(tmp_path / "data.hdf5"))
     assert message.startswith(f"{tmp_path / 'data.hdf5'}: cannot be written (No space left on device)")
     assert os.listdir(tmp_path) == ["original.hdf5"]

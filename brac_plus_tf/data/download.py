@@ -7,8 +7,6 @@ from pathlib import Path
 
 import gin
 import h5py
-import pooch
-import requests
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import written_atomically
@@ -75,6 +73,9 @@ def fetch(url: str, path: str) -> None:
 
 
 def _receive(url: str, path: str) -> None:
+    import pooch  # takes a while to load, which every other run would wait for
+    import requests
+
     with Progress(os.path.basename(url), None, "MB") as progress:
         report = _Report(progress)
         download = pooch.HTTPDownloader(progressbar=report, chunk_size=_BLOCK_BYTES, timeout=_TIMEOUT_SECONDS)
