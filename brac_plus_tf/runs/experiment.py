@@ -152,11 +152,10 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
 
     loop = experiment.loop
     cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, loop.compiled, loop.steps_per_call)
-    evaluate = evaluation.intermediate if evaluation else None
     progress = TrainingProgress(experiment.evaluation_episodes)
-    trainer.run(agent, dataset, record, cache, evaluate, seed, loop, progress)
+    trainer.run(agent, dataset, record, cache, evaluation and evaluation.intermediate, seed, loop, progress)
     finish(record, evaluation, policy, facts)
-    progress.say(summary(record.directory, record.warnings, task, dataset.episode_returns[dataset.episode_complete]))
+    progress.say(summary(record.directory, record.warnings, task, dataset.episodes.returns[dataset.episodes.complete]))
     return record.directory
 
 
