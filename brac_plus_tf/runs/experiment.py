@@ -128,14 +128,13 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     """
     sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
     task = evaluation_task(experiment.environment, sources)
-    known = task or dataset_task(sources[0])  # the data's own, which also counts where nothing is evaluated
-    dataset = experiment.load_dataset(sources, known)
-    agent = experiment.build_agent(problem_of(dataset, known), seed)
+    dataset = experiment.load_dataset(sources, task)
+    # where nothing is evaluated, what the data say of their task still counts
+    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(sources[0])), seed)
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
-
     record = RunRecord(Path(root_dir) / task_label(sources) / experiment.run_name / str(seed))
     environment = {"task": task.name, "backend": evaluation.backend} if task and evaluation else None
     facts = {
@@ -153,7 +152,8 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     loop = experiment.loop
     cache = StageCache(Path(root_dir) / "stage_cache", agent, dataset, seed, loop.compiled, loop.steps_per_call)
     progress = TrainingProgress(experiment.evaluation_episodes)
-    trainer.run(agent, dataset, record, cache, evaluation and evaluation.intermediate, seed, loop, progress)
+    evaluate = evaluation.intermediate if evaluation else None
+    trainer.run(agent, dataset, record, cache, evaluate, seed, loop, progress)
     finish(record, evaluation, policy, facts)
     progress.say(summary(record.directory, record.warnings, task, dataset.episodes.returns[dataset.episodes.complete]))
     return record.directory
