@@ -28,6 +28,9 @@ class TransitionSource(Protocol):
     def sample(self, shape: tuple[int, ...], seed: tf.Tensor) -> Transition:
         """A batch with leading axes `shape`, drawn uniformly with replacement; equal seeds [2], equal batches."""
 
+    def sample_segments(self, count: int, length: int, seed: tf.Tensor) -> Transition:
+        """Stretches of consecutive steps of one episode, [count, length, ..]; UserError where there are none."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -58,6 +61,11 @@ def uniform_rows(size: int) -> Draw:
 def member_rows(members: int, size: int) -> Draw:
     """A batch of its own for each member of an ensemble: [members, size, ..]."""
     return lambda data, seed: data.sample((members, size), seed)
+
+
+def segments(count: int, length: int) -> Draw:
+    """Stretches of consecutive steps of one episode, [count, length, ..], uniformly with replacement."""
+    return lambda data, seed: data.sample_segments(count, length, seed)
 
 
 def mixture(first: Draw, second: Draw, source: TransitionSource) -> Draw:

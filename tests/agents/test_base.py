@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from dataset_files import columns
 
 from brac_plus_tf.agents.base import (
     Policy,
@@ -12,10 +13,12 @@ from brac_plus_tf.agents.base import (
     mixture,
     named_variables,
     no_preparation,
+    segments,
     uniform_rows,
 )
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import describe
+from brac_plus_tf.data.loading import dataset_from_arrays
 
 
 def test_names_are_component_and_position():
@@ -129,6 +132,13 @@ def test_draws_ask_for_their_shapes_with_the_seed_they_are_given():
     assert uniform_rows(5)(data, SEED)["value"].shape == [5]
     assert member_rows(2, 5)(data, SEED)["value"].shape == [2, 5]
     assert data.asked == [((5,), (3, 4)), ((2, 5), (3, 4))]
+
+
+def test_segments_are_consecutive_steps_of_an_episode():
+    arrays = columns(10) | {"terminals": np.arange(10) == 3}  # rows 0-3; 4-8, of which 9 is the unknown successor
+    rows = segments(40, 3)(dataset_from_arrays(arrays, rewards=None), SEED).reward.numpy()
+    np.testing.assert_array_equal(rows, rows[:, :1] + [0, 1, 2])
+    assert set(rows[:, 0].astype(int).tolist()) == {0, 1, 4, 5, 6}
 
 
 def test_a_mixture_is_both_parts_one_after_the_other_from_their_own_sources_and_seeds():
