@@ -30,7 +30,7 @@ class ActionAutoEncoder(HyperParameters):
     hidden_sizes: tuple[int, ...] = (750, 750)
     latent_size: int | None = None
     learning_rate: float = 1e-3
-    log_std_range: tuple[float, float] = (-4.0, 15.0)
+    log_std_range: tuple[float, float] = (-4.0, 15.0)  # as in BCQ's code
 
     def build(self, dimensions: Dimensions, seed: int) -> "ActionAutoEncoderNetwork":
         return ActionAutoEncoderNetwork(self, dimensions, seed)
@@ -71,6 +71,7 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         check_shapes((observation, "BO"), (action, "BA"))
         posterior = self.posterior(observation, action)
         latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
+        # means over A and Z, not sums: with sums their ratio, and so the trade-off, would hang on the sizes
         error = tf.reduce_mean(tf.square(action - tf.tanh(self.decode(observation, latent))), axis=-1)
         prior = diagonal_gaussian(tf.zeros([self.latent_size]), tf.ones([self.latent_size]))
         return error + 0.5 * posterior.kl_divergence(prior) / self.latent_size
@@ -84,6 +85,7 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
         shape = tf.concat([[samples], tf.shape(observation)[:-1], [self.latent_size]], axis=0)
         noise = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
         latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
+        # a shape made in the graph has no static size, and the decoder's first layer needs the last one
         return self.decode(repeat(observation, samples), tf.ensure_shape(latent, [None, None, self.latent_size]))
 
     def decode_noise(self, observation: tf.Tensor, noise: tf.Tensor, latent_clip: float) -> tf.Tensor:

@@ -82,8 +82,10 @@ class ConditionalVAE:
         check_shapes((observation, "BO"), (pre_tanh_action, "BA"))
         posterior = self.posterior(observation, pre_tanh_action)
         latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT))
+        # in closed form: the one sample's noise is in the reconstruction alone
         latent_kl = posterior.kl_divergence(self.prior())
         log_likelihood = self.decoder(observation, latent).log_prob(pre_tanh_action)
+        # a latent that encoder and decoder have given up has the prior's mean in every state
         spread = tf.math.reduce_variance(posterior.mean(), axis=0)
         return {
             "negative_elbo": latent_kl - log_likelihood,
@@ -95,6 +97,8 @@ class ConditionalVAE:
         """Importance-sampled log pi_b(u|s) [B] in nats, u-space: log mean_n p(u|s,z_n) p(z_n) / q(z_n|s,u)."""
         posterior = self.posterior(observation, pre_tanh_action)
         latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT), samples)
+        # The weights' mean is pi_b(u|s) without bias, for any q; its logarithm is too low on average (Jensen), the less
+        # the more samples. Weights of one state may lie hundreds of nats apart, so they are added as logarithms.
         log_weight = self.prior().log_prob(latent) - posterior.log_prob(latent)
         log_joint = self.decoder(observation, latent).log_prob(pre_tanh_action) + log_weight
         return tf.reduce_logsumexp(log_joint, axis=0) - math.log(samples)
@@ -103,6 +107,7 @@ class ConditionalVAE:
         """p(u|s,z) for z drawn from the prior, each entry clipped to +-latent_clip: batch [samples, B], event [A]."""
         shape = [samples, observation.shape[0] or tf.shape(observation)[0], self.latent_size]
         latent = standard_normal(shape, fold(seed, Purpose.BEHAVIOR_LATENT))
+        # far out in the prior the decoder has seen next to no data, and what it makes of such latents is in none
         return self.decoder(observation, tf.clip_by_value(latent, -latent_clip, latent_clip))
 
     def draws(self, observation: tf.Tensor, samples: int, latent_clip: float, seed: tf.Tensor) -> tf.Tensor:
@@ -122,6 +127,7 @@ Selection = Callable[["VAEEnsembleNetwork", tf.Tensor], list[ConditionalVAE]]
 @gin.register
 def draw_one_member(ensemble: "VAEEnsembleNetwork", seed: tf.Tensor) -> list[ConditionalVAE]:
     """One member drawn per gradient step ("randomly select one model", App. F)."""
+    # one for the whole batch: its weights are gathered once, where one for each state would need them B times
     seed = fold(seed, Purpose.BEHAVIOR_MEMBER)
     return [ensemble.fixed_member(tf.random.stateless_uniform([], seed, 0, ensemble.members, tf.int32, alg="philox"))]
 
@@ -213,6 +219,7 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
                 observation, tf.concat([tf.shape(latent)[:-1], tf.shape(observation)[-1:]], axis=0)
             )
             parameters = decode(tf.concat([observation, latent], axis=-1))
+            # K logits, then a mean and a deviation of A entries for each component
             logits, parameters = parameters[..., :components], parameters[..., components:]
             shape = tf.concat([tf.shape(parameters)[:-1], [components, 2 * self._action_size]], axis=0)
             return gaussian_mixture(logits, *split_gaussian(tf.reshape(parameters, shape), log_std_range))

@@ -28,6 +28,7 @@ class EnsembleMLP(tf.keras.layers.Layer):
         self._kernels, self._biases = [], []
         sizes = (input_size, *hidden_sizes, output_size)
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            # a seed for each member and layer: members that began alike would remain one
             glorot = [
                 tf.keras.initializers.GlorotUniform(seed=initializer_seed(seed, f"{name}/{member}/{layer}"))
                 for member in range(members)
@@ -69,6 +70,7 @@ def _forward(kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor]) -> Calla
     """[.., in] -> [.., out] through ReLU layers, computed in the weights' type between float32 inputs and outputs."""
 
     def forward(inputs: tf.Tensor) -> tf.Tensor:
+        # as one matrix, whatever the leading axes: one large product is faster than a batch of small ones
         leading = tf.shape(inputs)[:-1]
         hidden = tf.cast(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernels[0].dtype)
         for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
@@ -95,7 +97,7 @@ class Actor(HyperParameters):
     """
 
     hidden_sizes: tuple[int, ...] = (512, 512)
-    log_std_range: tuple[float, float] = (-5.0, 2.0)
+    log_std_range: tuple[float, float] = (-5.0, 2.0)  # deviations of 0.007 to 7.4
 
     def build(self, dimensions: Dimensions, seed: int, name: str = "actor") -> "ActorNetwork":
         return ActorNetwork(self, dimensions, seed, name)
@@ -151,6 +153,7 @@ class CriticNetwork(EnsembleMLP):
 
     def minimum(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
         """min_j Q_j(s, a), the clipped double Q of Eq. 14."""
+        # the policy seeks out what a critic overestimates; where the other one does not, nothing is gained
         return tf.reduce_min(self(observation, action), axis=0)
 
 

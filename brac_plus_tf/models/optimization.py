@@ -21,6 +21,7 @@ def gradient_step(
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         watch(tape, variables)
         value, auxiliary = loss()
+    # after the loss: what `auxiliary` holds was measured at the variables before this step
     optimizer.apply(tape.gradient(value, raw(variables)), list(variables))
     return value, auxiliary
 
@@ -46,8 +47,9 @@ def build_adam(learning_rate: float | object, variables: Sequence[tf.Variable]) 
 def decayed(learning_rate: float, factors: Sequence[float], steps: int) -> float | object:
     """A rate, or a Keras schedule of rates, that is `learning_rate` times each factor for equal parts of `steps`."""
     parts = len(factors)
-    if parts == 1:
+    if parts == 1:  # without a schedule there is nothing to look up at each step
         return learning_rate * factors[0]
+    # Keras keeps a value up to its boundary and on it: each drop comes one step late
     boundaries = [steps * part // parts for part in range(1, parts)]
     return tf.keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [learning_rate * f for f in factors])
 

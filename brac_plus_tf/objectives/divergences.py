@@ -63,6 +63,9 @@ class KLUpperBound(HyperParameters):
         seed: tf.Tensor,
     ) -> tf.Tensor:
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
+        # For any q(z), log pi_b(u|s) >= E_q log p(u|s,z) - KL(q || p(z)). Taken from log pi(u|s) and averaged over the
+        # policy's u, the first term becomes a KL to the decoder. A good q explains what the policy does, hence the
+        # posterior at one of its draws. Through that draw the policy also learns to go where the encoder needs few nats.
         posterior = behavior.posterior(observation, pre_tanh_action)
         latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT), self.latent_samples)
         decoder_kl = gaussian_to_mixture_kl_bound(policy, behavior.decoder(observation, latent))
@@ -91,6 +94,7 @@ class SampledKL(HyperParameters):
     ) -> tf.Tensor:
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
         actions = draw_gaussian(policy, fold(seed, Purpose.POLICY_SAMPLES), self.samples)
+        # row n B + b of both is draw n in state b
         flat = tf.reshape(actions, [-1, actions.shape[-1]])
         tiled = tf.tile(observation, [self.samples, 1])
         log_behavior = behavior.log_prob(tiled, flat, self.latent_samples, seed)
@@ -121,7 +125,10 @@ def squared_discrepancy(x: tf.Tensor, y: tf.Tensor, kernel: Kernel, sigma: float
     """
     check_shapes((x, "NBA"), (y, "MBA"))
 
+    # With the diagonal, where k = 1, it is never negative but for rounding; between N samples each of one distribution
+    # it is 2 (1 - E k(x,x')) / N on average instead of 0. A threshold below that floor cannot be met.
     def mean_kernel(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        # every pair of samples: [N, M, B, A]
         return tf.reduce_mean(kernel(first[:, None] - second[None, :], sigma), axis=(0, 1))
 
     return mean_kernel(x, x) + mean_kernel(y, y) - 2.0 * mean_kernel(x, y)
@@ -179,6 +186,8 @@ def dual_kl(policy_value: tf.Tensor, behavior_value: tf.Tensor) -> tf.Tensor:
     Reference: Nowozin et al. (2016), as in Google's BRAC; one pair per state, so single values may be negative.
     """
     check_shapes((policy_value, "B"), (behavior_value, "B"))
+    # KL(p || q) = max_t E_p t - E_q exp(t - 1), where exp(t - 1) is the conjugate of u log u; here t = 1 + log g.
+    # softplus underflows to 0 far below 0: without 1e-8 the logarithm and its gradient would be infinite there.
     return tf.math.log(tf.nn.softplus(policy_value) + 1e-8) - tf.nn.softplus(behavior_value) + 1.0
 
 

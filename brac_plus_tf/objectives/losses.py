@@ -8,18 +8,21 @@ from brac_plus_tf.core.types import check_shapes
 def td_target(reward: tf.Tensor, discount: tf.Tensor, next_value: tf.Tensor, gamma: float) -> tf.Tensor:
     """y = r + gamma (1 - d) V(s') [B], no gradient through it; `discount` is 1 - d (Eq. 2)."""
     check_shapes((reward, "B"), (discount, "B"), (next_value, "B"))
+    # a semi-gradient: descending through y, too, would pull the next value towards this one
     return tf.stop_gradient(reward + gamma * discount * next_value)
 
 
 def squared_td_error(q_values: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """sum_j (Q_j(s,a) - y)^2, per state: q_values [K, B], target [B] -> [B] (first term of Eq. 10)."""
     check_shapes((q_values, "KB"), (target, "B"))
+    # a sum: each critic learns as if it were alone, however many there are
     return tf.reduce_sum(tf.square(q_values - target), axis=0)
 
 
 def constrained_policy_loss(value: tf.Tensor, multiplier: tf.Tensor, divergence: tf.Tensor) -> tf.Tensor:
     """-Q(s,a) + stopgrad(alpha(s)) D(s), per state [B] (the negative of Eq. 8)."""
     check_shapes((value, "B"), (multiplier, "B"), (divergence, "B"))
+    # alpha ascends by a rule of its own; here a gradient could only lower it, which lowers the loss wherever D > 0
     return -value + tf.stop_gradient(multiplier) * divergence
 
 

@@ -22,7 +22,8 @@ class RunningMoments:
     """Mean and standard deviation of values seen one batch after the other; all its state is the variable `sums`."""
 
     def __init__(self) -> None:
-        self.sums = tf.Variable(tf.zeros([3]), trainable=False)  # count, sum, sum of squares
+        # count, sum, sum of squares: in one variable, so that a step adds to all three at once
+        self.sums = tf.Variable(tf.zeros([3]), trainable=False)
 
     def add(self, values: tf.Tensor) -> None:
         """Takes in values [B]; usable inside a compiled step."""
@@ -40,4 +41,6 @@ class RunningMoments:
     def standard_deviation(self) -> float:
         """Of the values since the last reset, as of a whole population."""
         count, _, squares = self.sums.numpy().astype(float)
+        # From sums, which loses digits where the spread is far below the mean; of a divergence they are alike. Of equal
+        # values rounding may leave less than 0.
         return math.sqrt(max(squares / count - self.mean() ** 2, 0.0))

@@ -21,6 +21,7 @@ DualLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 def softplus_inverse(value: float) -> float:
     """x with softplus(x) = value > 0, without overflow for large values."""
+    # log(e^v - 1) = v + log(1 - e^-v): e^v overflows from v = 710 on; expm1 keeps the digits of a small v
     return value + math.log(-math.expm1(-value))
 
 
@@ -75,6 +76,7 @@ class EntropyConstraint(HyperParameters):
 
     def next_multiplier(self, multiplier: tf.Tensor, mean_entropy: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """beta <- max(0, beta + sign * learning_rate * (E[H] - target)) (Algorithm 1, line 9)."""
+        # projected: the multiplier of an inequality is never negative, else it would pay for violating it
         return tf.maximum(0.0, multiplier + self.sign * self.learning_rate * (mean_entropy - target))
 
 
@@ -145,6 +147,7 @@ class GlobalMultiplier(HyperParameters):
 
     def loss(self, raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tensor:
         """Dual loss of the batch's mean violation, [B]."""
+        # the mean in every entry, so that the dual loss rests by the constraint on the mean and not by single states
         return self.dual_loss(raw_multiplier, tf.fill(tf.shape(violation), tf.reduce_mean(violation)))
 
 
@@ -153,6 +156,7 @@ class MultiplierNetwork(EnsembleMLP):
 
     def __init__(self, hidden_sizes: tuple[int, ...], initial: float, dimensions: Dimensions, seed: int) -> None:
         super().__init__(1, dimensions.observation, hidden_sizes, 1, seed, "multiplier")
+        # the kernel before it stays random: from the first step on, states may part ways
         self._biases[-1].assign(tf.fill(self._biases[-1].shape, softplus_inverse(initial)))
 
     def call(self, observation: tf.Tensor) -> tf.Tensor:
@@ -196,6 +200,7 @@ class LearnedMultiplier:
 
     def __init__(self, rule: Multiplier) -> None:
         self._to_value = tf.exp if rule.logarithmic else tf.identity
+        # 0 has no logarithm; a multiplier of 1e-30 is none
         from_value = (lambda value: math.log(max(value, 1e-30))) if rule.logarithmic else float
         self._range = from_value(rule.minimum), from_value(rule.maximum)
         self._parameter = tf.Variable(from_value(rule.initial), trainable=True, dtype=tf.float32)
@@ -209,6 +214,7 @@ class LearnedMultiplier:
         """One step up multiplier * violation, projected onto the range. violation: scalar, positive if violated."""
         violation = tf.stop_gradient(violation)
         gradient_step(lambda: (-self._to_value(self._parameter) * violation, {}), [self._parameter], self._optimizer)
+        # the parameter itself: clipped only when used, it would run far beyond its range and be long in coming back
         self._parameter.assign(tf.clip_by_value(self._parameter, *self._range))
 
     @property
@@ -247,6 +253,7 @@ class LearnedEntropyMultiplier:
     def __init__(self, rule: EntropyConstraint) -> None:
         self._rule = rule
         self.value = tf.Variable(rule.initial, trainable=False, dtype=tf.float32)
+        # a variable, since without a target in the settings it is measured on the way and has to be in the checkpoints
         self.target = tf.Variable(rule.target or 0.0, trainable=False, dtype=tf.float32)
 
     @property

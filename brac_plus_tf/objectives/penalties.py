@@ -29,6 +29,7 @@ def sigmoid(excess: tf.Tensor) -> tf.Tensor:
 def normalized_softplus(excess: tf.Tensor) -> tf.Tensor:
     """f(x) = softplus(x) divided by its maximum over the batch (the authors' later code)."""
     weight = tf.nn.softplus(excess)
+    # with every state far inside, softplus underflows to 0 in all of them, and 0 / 0 would be NaN
     return weight / tf.maximum(tf.reduce_max(weight), 1e-12)
 
 
@@ -63,10 +64,12 @@ def action_gradient_penalty(
       [B], in (reward units per action unit)^2 for the squared size.
     """
     check_shapes((observation, "BO"), (action, "BA"), (mask_weight, "B"))
+    # Without the stop the penalty would have a second way down: moving the policy to where the critic is flat.
     action = tf.stop_gradient(action)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(action)
-        total = tf.reduce_sum(value(observation, action))
+        total = tf.reduce_sum(value(observation, action))  # a row's value has its own action alone in it
+    # the critic's step records this gradient on its own tape, and differentiates it once more
     return size(tape.gradient(total, action)) * tf.stop_gradient(mask_weight)
 
 
@@ -123,6 +126,7 @@ class GradientPenalty(HyperParameters):
 
     def next_weight(self, weight: tf.Tensor, mean_penalty: tf.Tensor) -> tf.Tensor:
         """lambda after a step."""
+        # dual ascent on (mean penalty <= target), from below by the fixed weight instead of 0
         return tf.maximum(self.weight, weight + self.weight_rate * (mean_penalty - self.target))
 
 
