@@ -65,7 +65,7 @@ class KLUpperBound(HyperParameters):
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
         # For any q(z), log pi_b(u|s) >= E_q log p(u|s,z) - KL(q || p(z)). Taken from log pi(u|s) and averaged over the
         # policy's u, the first term becomes a KL to the decoder. A good q explains what the policy does, hence the
-        # posterior at one of its draws. Through that draw the policy also learns to go where the encoder needs few nats.
+        # posterior at one of its draws. Through that draw the policy also learns where the encoder needs few nats.
         posterior = behavior.posterior(observation, pre_tanh_action)
         latent = draw_gaussian(posterior, fold(seed, Purpose.LATENT), self.latent_samples)
         decoder_kl = gaussian_to_mixture_kl_bound(policy, behavior.decoder(observation, latent))
