@@ -14,6 +14,7 @@ from minari_files import write_minari
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data import sources
 from brac_plus_tf.data.loading import load_dataset
+from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.data.sources import contents_sha256, dataset_task, source_label
 from brac_plus_tf.environments.tasks import find_task
 
@@ -158,6 +159,30 @@ def test_a_source_of_ones_own_is_checked_like_a_file(own_module):
         load_dataset(path)
     with pytest.raises(UserError, match=r"steps\.csv: key 'observations' has 2 entries per row where 11"):
         load_dataset(path, find_task("Hopper-v4"))
+
+
+class Views(sources.Source):
+    """A source whose rows are two views of one array of states, 0 .. 5."""
+
+    def matches(self, name):
+        return name == "views"
+
+    def files(self, name, search):
+        return []
+
+    def read(self, name, search, dimensions):
+        states = np.arange(6, dtype=np.float32)[:, None]
+        given = {key: column for key, column in columns(5).items() if key != "observations"}
+        return Rows.from_columns(given | {"observations": states[:-1], "next_observations": states[1:]}, name)
+
+
+def test_views_of_one_array_are_rescaled_once(monkeypatch):
+    monkeypatch.setattr(sources, "_sources", list(sources._sources))
+    sources.register_source(Views())
+    transitions = load_dataset("views", normalize_observations=True).transitions
+    # 0 1 2 3 4: mean 2, variance 2
+    np.testing.assert_allclose(transitions.observation[:, 0], np.arange(-2, 3) / np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(transitions.next_observation[:, 0], np.arange(-1, 4) / np.sqrt(2), rtol=1e-6)
 
 
 def test_training_on_a_source_that_a_gin_file_imports(own_module):

@@ -89,8 +89,8 @@ def last_rows(rows: Rows, cuts: np.ndarray) -> np.ndarray:
 
 
 def following_rows(ends: np.ndarray) -> np.ndarray:
-    """[N] int: the row that holds what the data did next, at the end of an episode the row itself; ends: last_rows."""
-    return np.arange(len(ends)) + ~ends
+    """[N] int32: the row that holds what the data did next, at an episode's end the row itself; ends: last_rows."""
+    return np.arange(len(ends), dtype=np.int32) + ~ends
 
 
 def record_episodes(rows: Rows, cuts: np.ndarray) -> RecordedEpisodes:
@@ -153,6 +153,6 @@ def to_transitions(rows: Rows, cuts: np.ndarray) -> tuple[Transition, Places]:
 
 def _places(ends: np.ndarray) -> Places:
     first = np.append(True, ends[:-1])
-    row = np.arange(len(ends))
-    start = np.maximum.accumulate(np.where(first, row, 0))
-    return Places((np.cumsum(first) - 1).astype(np.int32), (row - start).astype(np.int32))
+    row = np.arange(len(ends), dtype=np.int32)
+    start = np.maximum.accumulate(row * first)
+    return Places(np.cumsum(first, dtype=np.int32) - 1, row - start)
