@@ -55,8 +55,8 @@ def main(argv: Sequence[str]) -> None:
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
     collection = configuration.build(Collection, [mixture_file(values.mixture)], values.gin_bindings)
-    configuration.check_effective(values.gin_bindings, gin.operative_config_str())
     task, policy = find_task(values.env), policy_directory(values.policy)
+    configuration.check_effective(values.gin_bindings, gin.operative_config_str())
     if policy is not None:
         loaded = LoadedPolicy(policy)
         loaded.way(collection.action)

@@ -74,9 +74,8 @@ def _environment_section() -> str:
             versions[base].append(version)
     names = [f"{base}-v{'|'.join(found)}" for base, found in versions.items()]
     lines = ["Environments:", _wrapped(", ".join(plain), "    ")]
-    return "\n".join(
-        [*lines, "Those of D4RL, each of which also names its dataset:", _wrapped(", ".join(names), "    ")]
-    )
+    lines += ["Those of D4RL, each of which also names its dataset:", _wrapped(", ".join(names), "    ")]
+    return "\n".join([*lines, "Any other of flat Box spaces: an id that gymnasium knows, module:id or module:factory."])
 
 
 def _chosen_gin_files(own: dict[str, flags.Flag], arguments: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from brac_plus_tf.core.errors import UserError, plain
 from brac_plus_tf.core.gin_files import find_gin_file
 from brac_plus_tf.core.startup import start_tensorflow
 from brac_plus_tf.core.stopping import Interrupted
+from brac_plus_tf.environments.registry import without_renderer
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error instead of its one line.")
 _IMPORT = flags.DEFINE_multi_string(
@@ -75,7 +76,8 @@ def _import_modules(names: Sequence[str]) -> None:
         sys.path.append(os.getcwd())
     for name in names:
         try:
-            importlib.import_module(name)
+            with without_renderer():
+                importlib.import_module(name)
         except ImportError as error:
             raise UserError(f"--import={name}: {error}") from error
 
@@ -168,9 +170,37 @@ def define_simulator_flags(env: str, env_default: str | None = None, required: b
     flags.DEFINE_enum("backend", "auto", ["auto", "gymnasium", "d4rl"], "Simulator; auto: D4RL's own if installed.")
 
 
+def define_task_flags() -> None:
+    """--horizon and --reference_score, for commands without gin; the others have the bindings Task.horizon, .. ."""
+    flags.DEFINE_integer("horizon", None, "Time limit of the environment that --env names, in steps.", lower_bound=1)
+    flags.DEFINE_list("reference_score", None, "Its returns that score 0 and 100, such as 20,3000.")
+
+
+def named_task() -> Any:
+    """The task that --env, --horizon and --reference_score say; None without --env.
+
+    Raises:
+      UserError: if the others are given without --env, or the scores are not two numbers.
+    """
+    from brac_plus_tf.environments.tasks import ReferenceScore, find_task
+
+    values = flags.FLAGS
+    if not values.env:
+        if values.horizon or values.reference_score:
+            raise UserError("--horizon and --reference_score belong to what --env names; give it, too")
+        return None
+    try:
+        low, high = map(float, values.reference_score or (0.0, 1.0))
+    except ValueError as error:
+        given = ",".join(values.reference_score)
+        raise UserError(f"--reference_score={given}: give two numbers, what scores 0 and what scores 100") from error
+    return find_task(values.env, values.horizon, ReferenceScore(low, high) if values.reference_score else None)
+
+
 def define_data_flags() -> None:
     """What is said of data beside their source: --env, --allow_longer_episodes, --action_low and --action_high."""
     flags.DEFINE_string("env", None, "Task the data belong to; default: what the data say, if known.")
+    define_task_flags()
     flags.DEFINE_bool("allow_longer_episodes", False, "Accept episodes longer than the task's horizon.")
     flags.DEFINE_float("action_low", -1.0, "Lower bound of actions, where no task is known.")
     flags.DEFINE_float("action_high", 1.0, "Upper bound of actions, where no task is known.")

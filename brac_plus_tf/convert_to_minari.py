@@ -28,15 +28,15 @@ def main(argv: Sequence[str]) -> None:
     _, source, dataset_id = argv
     options = flags.FLAGS
     check_new(dataset_id)
-    task = dataset_task(source, options.env)
+    task = command_line.named_task() or dataset_task(source)
     low, high = (task.action_low, task.action_high) if task else (options.action_low, options.action_high)
     dataset = load_dataset(
         source,
         task,
         rewards=None,
         allow_longer_episodes=options.allow_longer_episodes,
-        action_low=low,
-        action_high=high,
+        action_low=options.action_low,
+        action_high=options.action_high,
     )
     rows = read_rows(source, dataset.dimensions)
     cuts = cut_rows(rows, task.horizon if task else None)

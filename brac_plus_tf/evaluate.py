@@ -14,12 +14,13 @@ def main(argv: Sequence[str]) -> None:
     """The command."""
     from brac_plus_tf.core.files import write_json
     from brac_plus_tf.runs.facts import read_facts
-    from brac_plus_tf.runs.finished import evaluate
+    from brac_plus_tf.runs.finished import evaluate, run_task
 
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
     seed = int(str(read_facts(values.run_dir)["seed"])) if values.seed is None else values.seed
-    content = evaluate(values.run_dir, values.env, values.episodes, values.action, seed, values.backend)
+    task = command_line.named_task() or run_task(values.run_dir)
+    content = evaluate(values.run_dir, task, values.episodes, values.action, seed, values.backend)
     print(format_report(content))
     path = values.run_dir / f"evaluation-{values.action}-{seed}.json"
     write_json(path, content)
@@ -49,4 +50,5 @@ if __name__ == "__main__":
         lower_bound=0,
     )
     command_line.define_simulator_flags("Environment, instead of the run's own.")
+    command_line.define_task_flags()
     command_line.run_command(main)

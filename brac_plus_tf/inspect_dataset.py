@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     options = flags.FLAGS
     if len(argv) < 2:
         raise UserError("no file given; usage: python -m brac_plus_tf.inspect_dataset FILE [FILE...]")
-    task = dataset_task(argv[1], options.env)
+    task = command_line.named_task() or dataset_task(argv[1])
     dataset = load_dataset(
         argv[1:],
         task,

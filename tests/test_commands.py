@@ -353,7 +353,7 @@ def test_evaluate_repeats_itself_and_follows_its_seed(run_copy):
     ("flags", "message"),
     [
         (["--action=best"], "'best' is none of mean, sample, max_q"),
-        (["--env=Hoper-v4"], "did you mean Hopper-v4"),
+        (["--env=Hoper-v4"], "nearest: Hopper-v4"),
         (["--env=Walker2d-v4"], "the policy is for"),
         (["--backend=unreal"], "--backend=unreal: value should be one of <auto|gymnasium|d4rl>"),
     ],

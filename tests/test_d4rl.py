@@ -6,14 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments import d4rl as d4rl_backend
-from brac_plus_tf.environments.d4rl import D4rlEnvironment, make_d4rl_environment
+from brac_plus_tf.environments.d4rl import make_d4rl_environment
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, TASKS, find_task
+from brac_plus_tf.environments.wrappers import OldGymEnvironment, TaskEnvironment
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCES = ROOT.parent / "shared" / "d4rl_reference"
@@ -32,6 +34,7 @@ class _Counter:
     """Counts up from a seeded start; done at 3 by itself; cut off after `limit` steps as gym's TimeLimit does."""
 
     unwrapped = "the counter"
+    observation_space = action_space = gymnasium.spaces.Box(0.0, 9.0, (1,))
 
     def __init__(self, limit):
         self._limit, self._rng, self.closed = limit, np.random.default_rng(), False
@@ -56,8 +59,12 @@ class _Counter:
         self.closed = True
 
 
+def adapted(inner) -> TaskEnvironment:
+    return TaskEnvironment(OldGymEnvironment(inner), "d4rl")
+
+
 def _flags(limit, steps):
-    environment = D4rlEnvironment(_Counter(limit))
+    environment = adapted(_Counter(limit))
     environment.reset(seed=0)
     return [environment.step(np.zeros(2))[2:4] for _ in range(steps)]
 
@@ -75,7 +82,7 @@ def test_terminal_state_on_the_last_step_is_terminated():
 
 
 def test_seed_restarts_the_generator_and_no_seed_goes_on():
-    environment = D4rlEnvironment(_Counter(9))
+    environment = adapted(_Counter(9))
     first, info = environment.reset(seed=4)
     second, _ = environment.reset()
     assert info == {} and first != second
@@ -85,7 +92,7 @@ def test_seed_restarts_the_generator_and_no_seed_goes_on():
 
 def test_step_passes_everything_on():
     inner = _Counter(9)
-    environment = D4rlEnvironment(inner)
+    environment = adapted(inner)
     start, _ = environment.reset(seed=1)
     observation, reward, _, _, info = environment.step("an action")
     assert observation == start + 1 and reward == 0.5 and type(reward) is float
@@ -100,21 +107,21 @@ def test_missing_package_is_named(monkeypatch, missing):
     found = importlib.util.find_spec("json")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found)
     with pytest.raises(UserError, match=f"hopper-medium-v0: the package {missing} is not installed: run scripts/setup"):
-        make_d4rl_environment("hopper-medium-v0")
+        make_d4rl_environment("hopper-medium-v0", 1000)
 
 
 def test_uncompiled_mujoco_py_is_not_imported(monkeypatch):
     found = importlib.util.find_spec("json")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     with pytest.raises(UserError, match=r"has not been compiled for this Python: run scripts/setup_d4rl\.sh"):
-        make_d4rl_environment("hopper-medium-v0")
+        make_d4rl_environment("hopper-medium-v0", 1000)
 
 
 def test_failing_import_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(d4rl_backend, "_missing_part", lambda: None)
     monkeypatch.setitem(sys.modules, "d4rl", None)
     with pytest.raises(UserError, match=r"genuine D4RL cannot run hopper-medium-v0: .*d4rl") as caught:
-        make_d4rl_environment("hopper-medium-v0")
+        make_d4rl_environment("hopper-medium-v0", 1000)
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +146,7 @@ def test_chosen_dataset_folder_is_kept(monkeypatch):
 def genuine():
     """Skips unless genuine D4RL is installed and one of its environments can be built."""
     try:
-        make_d4rl_environment("hopper-medium-v0").close()
+        make_d4rl_environment("hopper-medium-v0", 1000).close()
     except UserError as error:
         pytest.skip(str(error))
 
@@ -171,7 +178,7 @@ def test_genuine_tasks_of_the_paper(name):
         steps += 1
     assert np.isfinite(observation).all() and np.isfinite(reward)
     assert steps <= task.horizon and truncated == (steps == task.horizon)
-    registered = environment._inner.spec
+    registered = environment.env.env.inner.spec
     assert registered.max_episode_steps == task.horizon
     assert registered.kwargs["dataset_url"] == task.dataset_url
     environment.close()
@@ -188,7 +195,7 @@ def test_genuine_repeats_its_recorded_steps(name):
         script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
     reference = script.load_reference(REFERENCES / f"{name}.npz")
-    errors = script.one_step_errors(make_d4rl_environment(name), reference)
+    errors = script.one_step_errors(make_d4rl_environment(name, reference.task.horizon), reference)
     assert errors.observation.max() <= 1e-10 and errors.reward.max() <= 1e-10
     assert not errors.terminated.any()
 
@@ -222,7 +229,7 @@ def test_genuine_and_equivalent_agree_on_episodes(name):
 def test_genuine_is_quiet_and_leaves_no_folder_behind(tmp_path):
     code = (
         "from brac_plus_tf.environments.d4rl import make_d4rl_environment as make; "
-        "environment = make('pen-human-v0'); environment.reset(seed=0); print('made')"
+        "environment = make('pen-human-v0', 100); environment.reset(seed=0); print('made')"
     )
     settings = {key: value for key, value in os.environ.items() if key != "D4RL_DATASET_DIR"}
     settings |= {"HOME": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"}

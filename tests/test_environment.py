@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import gin
+import gymnasium
 import numpy as np
 import pytest
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments import environment as environments
+from brac_plus_tf.environments import equivalents, registry
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.environments.wrappers import RescaledActions
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCES = ROOT.parent / "shared" / "d4rl_reference"
@@ -178,13 +181,13 @@ def test_time_limit(name, horizon):
     assert flags == [(False, False)] * (horizon - 1) + [(False, True)]
 
 
-class _LastStep:
+class _LastStep(gymnasium.Env):
     """Ends by a terminal state and by the time limit at once."""
 
-    class unwrapped:  # noqa: N801
-        pass
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (11,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (3,))
 
-    def reset(self, seed=None):
+    def reset(self, *, seed=None, options=None):
         return np.zeros(11), {}
 
     def step(self, action):
@@ -192,7 +195,7 @@ class _LastStep:
 
 
 def test_terminal_on_the_last_step_is_no_timeout(monkeypatch):
-    monkeypatch.setattr(environments, "_make_plain", lambda task: _LastStep())
+    monkeypatch.setattr(registry, "make", lambda name, horizon: _LastStep())
     environment = make_environment(find_task("Hopper-v4"), "gymnasium")
     _, reward, terminated, truncated, _ = environment.step(np.zeros(3))
     assert (reward, terminated, truncated) == (2.5, True, False)
@@ -211,31 +214,31 @@ def test_locomotion_actions_are_clipped_in_d4rl_tasks_only():
 
 
 def test_rescaled_drops_digits_of_small_float32_actions():
-    low, high = np.float32([-1, -1, -1, -1]), np.float32([1, 1, 1, 1])
+    rescaled = RescaledActions(_LastStep())
     # Next to 1, float32 numbers lie 2^-23 apart: 1e-9 is lost.
-    got = environments._rescaled(np.float32([1e-9, 0.25, -3.0, 3.0]), low, high)
+    got = [rescaled.action(np.float32([entry, 0.0, 0.0]))[0] for entry in (1e-9, 0.25, -3.0, 3.0)]
     np.testing.assert_array_equal(got, np.float32([0.0, 0.25, -1.0, 1.0]))
 
 
 def test_hand_outcomes_by_hand():
     observation = np.zeros(46)
     observation[35:38] = (3.0, 4.0, 0.0)  # door: palm - handle, 5 long; 0.5 is turned into -0.5
-    assert environments._door_outcome(observation, 1.5, False) == (0.5, False)
+    assert equivalents._door_outcome(observation, 1.5, False) == (0.5, False)
     observation = np.zeros(46)
     observation[30:33] = (0.0, -6.0, 8.0)  # relocate: palm - ball, 10 long
-    assert environments._relocate_outcome(observation, 1.0, False) == (-1.0, False)
+    assert equivalents._relocate_outcome(observation, 1.0, False) == (-1.0, False)
     observation = np.zeros(46)
     observation[33:36], observation[36:39] = (1.0, 2.0, 2.0), (0.0, 0.0, 0.0)  # hammer: palm, then hammer; 3 apart
-    assert environments._hammer_outcome(observation, 1.0, False) == pytest.approx((0.4, False))
+    assert equivalents._hammer_outcome(observation, 1.0, False) == pytest.approx((0.4, False))
     observation[26] = 0.0751
-    assert environments._pen_outcome(observation, 7.0, False) == (7.0, False)
+    assert equivalents._pen_outcome(observation, 7.0, False) == (7.0, False)
     observation[26] = 0.0749
-    assert environments._pen_outcome(observation, 7.0, False) == (7.0, True)
+    assert equivalents._pen_outcome(observation, 7.0, False) == (7.0, True)
 
 
 def test_auto_prefers_genuine_d4rl_for_d4rl_tasks_only(monkeypatch):
     genuine = object()
-    monkeypatch.setattr(environments, "make_d4rl_environment", lambda name: genuine)
+    monkeypatch.setattr(environments, "make_d4rl_environment", lambda name, horizon: genuine)
     assert make_environment(find_task("hopper-medium-v0")) is genuine
     assert make_environment(find_task("hopper-medium-v0"), "d4rl") is genuine
     assert make_environment(find_task("hopper-medium-v0"), "gymnasium").backend == "gymnasium"
@@ -243,7 +246,7 @@ def test_auto_prefers_genuine_d4rl_for_d4rl_tasks_only(monkeypatch):
 
 
 def test_auto_falls_back_but_d4rl_insists(monkeypatch):
-    def broken(name):
+    def broken(name, horizon):
         raise UserError(f"genuine D4RL cannot run {name}: no reason")
 
     monkeypatch.setattr(environments, "make_d4rl_environment", broken)
@@ -285,7 +288,9 @@ def test_other_version_of_the_hands_is_refused_for_d4rl_tasks_only(monkeypatch):
 
 
 def test_gin_binds_the_backend(monkeypatch):
-    monkeypatch.setattr(environments, "make_d4rl_environment", lambda name: pytest.fail("backend was not bound"))
+    monkeypatch.setattr(
+        environments, "make_d4rl_environment", lambda name, horizon: pytest.fail("backend was not bound")
+    )
     gin.clear_config()
     try:
         gin.parse_config("make_environment.backend = 'gymnasium'")

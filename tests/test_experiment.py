@@ -226,7 +226,7 @@ def test_seeds_have_runs_of_their_own(finished):
     ("changes", "message"),
     [
         ({"action": "max_q"}, "Experiment.action: 'max_q' is none of mean, sample, best"),
-        ({"environment": "Hoper-v4"}, "did you mean Hopper-v4"),
+        ({"environment": "Hoper-v4"}, "nearest: Hopper-v4"),
         ({"environment": "Walker2d-v4"}, "17"),
         ({"dataset": "absent.hdf5"}, "absent.hdf5"),
         ({"dataset": "hopper-mediun-v0"}, "hopper-medium-v0"),

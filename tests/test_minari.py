@@ -330,7 +330,7 @@ def test_an_id_that_is_taken(root, tmp_path):
         (["absent.hdf5", "robot-v0"], "absent.hdf5: no such file"),
         (["minari:absent-v0", "robot-v0"], "minari:absent-v0: no such dataset"),
         (["a.hdf5", "robot-v0", "--action_high=0.05"], "key 'actions', row 5: entry 0"),
-        (["a.hdf5", "robot-v0", "--env=Hoper-v4"], "did you mean Hopper-v4"),
+        (["a.hdf5", "robot-v0", "--env=Hoper-v4"], "nearest: Hopper-v4"),
         (["a.hdf5", "robot-v0", "--env=Hopper-v4"], "2 entries per row where 11 are expected"),
     ],
 )

@@ -1,12 +1,16 @@
 """Expected scores, addresses and horizons are D4RL's published ones; expected normalized scores are worked by hand."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, TASKS, ReferenceScore, Task, find_task
+from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, TASKS, ReferenceScore, Task, find_task, recorded_task
 
+MADE_UP = Task("x", "x", Dimensions(2, 3), -np.ones(3, np.float32), np.ones(3, np.float32), 10)
 BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 
 
@@ -44,10 +48,10 @@ def test_dataset_addresses(name, url):
 def test_both_families_share_sizes_scores_and_horizon(d4rl_name, plain_name, minimum, maximum, dimensions, horizon):
     d4rl, plain = find_task(d4rl_name), find_task(plain_name)
     for task in (d4rl, plain):
-        assert task.reference_score[:2] == (minimum, maximum)
+        assert (task.reference_score.minimum, task.reference_score.maximum) == (minimum, maximum)
         assert "d4rl" in task.reference_score.source
         assert (task.dimensions, task.horizon) == (dimensions, horizon)
-        assert (task.action_low, task.action_high) == (-1.0, 1.0)
+        assert task.action_low.tolist() == [-1.0] * dimensions[1] and task.action_high.tolist() == [1.0] * dimensions[1]
         assert task.environment_id == plain_name
         assert task.normalized_score(minimum) == 0.0
         assert task.normalized_score(0.75 * minimum + 0.25 * maximum) == pytest.approx(25.0)
@@ -57,14 +61,14 @@ def test_both_families_share_sizes_scores_and_horizon(d4rl_name, plain_name, min
 
 
 def test_normalized_score_by_hand():
-    task = Task("x", "x", Dimensions(2, 3), -1.0, 1.0, 10, ReferenceScore(-50.0, 150.0, "made up"), None)
+    task = dataclasses.replace(MADE_UP, reference_score=ReferenceScore(-50.0, 150.0))
     np.testing.assert_allclose(task.normalized_score(np.array([-50.0, 0.0, 150.0, 350.0])), [0, 25, 100, 200])
     # A spread must not be offset: 20 of a range of 200 is 10 points, whatever the minimum.
     assert task.normalized_spread(20.0) == pytest.approx(10.0)
 
 
 def test_score_without_reference_is_an_error():
-    task = Task("x", "x", Dimensions(2, 3), -1.0, 1.0, 10, None, None)
+    task = MADE_UP
     with pytest.raises(UserError, match="no reference score"):
         task.normalized_score(1.0)
     with pytest.raises(UserError, match="no reference score"):
@@ -95,6 +99,22 @@ def test_unknown_name_lists_close_ones(wrong, meant):
         find_task(wrong)
 
 
-def test_unknown_name_far_from_all_lists_all():
-    with pytest.raises(UserError, match=r"known are Hopper-v4, .*relocate-human-v1"):
+def test_an_unknown_name_far_from_all_says_what_a_name_may_be():
+    with pytest.raises(UserError, match=r"^unknown task 'qqq': any gymnasium id or module:factory works$"):
         find_task("qqq")
+
+
+def test_settings_go_before_the_tasks_own_and_are_recorded():
+    task = find_task("Hopper-v4", horizon=200, reference_score=ReferenceScore(10.0, 60.0))
+    assert (task.horizon, task.normalized_score(35.0)) == (200, 50.0)
+    assert task.facts() == {"task": "Hopper-v4", "horizon": 200, "reference_score": (10.0, 60.0)}
+    again = recorded_task(json.loads(json.dumps(task.facts())))
+    assert (again.horizon, again.reference_score.minimum, again.reference_score.maximum) == (200, 10.0, 60.0)
+    assert find_task("Hopper-v4").facts() == {"task": "Hopper-v4"}
+    assert recorded_task({"task": "Hopper-v4", "backend": "gymnasium"}) is TASKS["Hopper-v4"]
+
+
+@pytest.mark.parametrize("score", [(5.0, 5.0), (6.0, 5.0), (0.0, float("inf")), (float("-inf"), 0.0)])
+def test_reference_scores_that_cannot_be(score):
+    with pytest.raises(UserError, match="ReferenceScore"):
+        ReferenceScore(*score)

@@ -89,7 +89,7 @@ class Plan:
         """JSON-ready; of a policy, its contents."""
         return {
             "format": _FORMAT,
-            "task": self.task.name,
+            **self.task.facts(),
             "backend": self.backend,
             "policy": _contents_sha256(self.policy) if self.policy else "random",
             "collection": describe(self.collection),

@@ -31,8 +31,8 @@ class Header(NamedTuple):
     """What a dataset says of itself: its task if known, its spaces, the algorithm that made it if known."""
 
     task: Task | None
-    action_low: float
-    action_high: float
+    action_low: float | np.ndarray
+    action_high: float | np.ndarray
     algorithm: str | None
 
 

@@ -130,7 +130,7 @@ def _clip(action: Array) -> Array:
 
 
 def action_range(
-    low: float | Sequence[float], high: float | Sequence[float], size: int
+    low: float | Sequence[float] | np.ndarray, high: float | Sequence[float] | np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Center and half range [A] float32 of the action bounds, one number or one for each of `size` entries.
 

@@ -163,8 +163,10 @@ def dataset_task(name: str, environment: str | None = None) -> Task | None:
     if environment is not None:
         return find_task(environment)
     recorded = find_source(name).environment(name)
+    if not recorded or ":" in recorded:  # a module that the data alone name is not imported
+        return None
     try:
-        return find_task(recorded) if recorded else None
+        return find_task(recorded)
     except UserError:  # data recorded elsewhere are still good data
         return None
 

@@ -1,4 +1,4 @@
-"""Genuine D4RL behind the interface of `environments.Environment`: d4rl 1.1, gym 0.23, mujoco_py, MuJoCo 2.1.0.
+"""Genuine D4RL as an environment of gymnasium: d4rl 1.1, gym 0.23, mujoco_py, MuJoCo 2.1.0.
 
 `scripts/setup_d4rl.sh` installs those packages. Nothing here imports them before an environment is asked for.
 """
@@ -15,48 +15,14 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 
 _SETUP = "run scripts/setup_d4rl.sh"
 
 
-class D4rlEnvironment:
-    """An environment of gym before 0.26 (seed(), 4-tuple steps) as one with reset(seed=...) and 5-tuple steps.
-
-    gym reports the end of an episode as one flag; its TimeLimit wrapper marks in `info` that the time limit, and
-    not the task, has ended it.
-    """
-
-    backend = "d4rl"
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    @property
-    def unwrapped(self) -> Any:
-        """The simulation itself, e.g. to place it in a recorded state."""
-        return self._inner.unwrapped
-
-    def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode, from a state drawn by a generator restarted at `seed` (None: by the running one)."""
-        if seed is not None:
-            self._inner.seed(seed)
-        return self._inner.reset(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Advances one environment step; `action` in the environment's own units."""
-        observation, reward, done, info = self._inner.step(action)
-        truncated = bool(info.get("TimeLimit.truncated", False))
-        return observation, float(reward), bool(done) and not truncated, truncated, info
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-def make_d4rl_environment(name: str) -> D4rlEnvironment:
-    """Builds the environment that D4RL registers under `name`, with D4RL's own time limit.
+def make_d4rl_environment(name: str, horizon: int) -> Any:
+    """Builds the environment that D4RL registers under `name`, cut off after `horizon` steps (D4RL: its own limit).
 
     Raises:
       UserError: if the packages are missing or not built, or D4RL does not know the name.
@@ -73,10 +39,14 @@ def make_d4rl_environment(name: str) -> D4rlEnvironment:
             importlib.import_module("d4rl.hand_manipulation_suite")
             importlib.import_module("d4rl.gym_mujoco")
             gym.logger.set_level(gym.logger.ERROR)
-            return D4rlEnvironment(gym.make(name))
+            made = gym.make(name)
     except Exception as error:  # mujoco_py raises bare Exception
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"genuine D4RL cannot run {name}: {first_line}: {_SETUP}") from error
+    time_limit = import_extra("gymnasium", "mujoco").wrappers.TimeLimit
+    from brac_plus_tf.environments.wrappers import OldGymEnvironment, TaskEnvironment  # these import gymnasium
+
+    return TaskEnvironment(time_limit(OldGymEnvironment(made), horizon), "d4rl")
 
 
 def _missing_part() -> str | None:

@@ -1,36 +1,53 @@
-"""The tasks a run may name: sizes, horizons, reference scores and dataset files, as plain data.
+"""The tasks a run may name: sizes, action bounds, horizons, reference scores and dataset files.
 
-Two families:
-  * environments of gymnasium and gymnasium-robotics under their own ids (`Hopper-v4`), as they come;
+Three families:
   * D4RL's tasks under D4RL's names (`hopper-medium-v0`). A name's version picks the dataset file only: D4RL runs the
-    same environment and uses the same reference scores for -v0, -v1 and -v2.
+    same environment and uses the same reference scores for -v0, -v1 and -v2;
+  * the environments of gymnasium and gymnasium-robotics that those are variants of, under their own ids (`Hopper-v4`),
+    as they come;
+  * any other environment with flat Box spaces: an id that gymnasium knows, `module:id` or `module:factory`. Its sizes,
+    bounds and time limit are its own.
 
-Source of every score, horizon and address: the package d4rl 1.1 (`infos.py` and the registration modules).
+The first two are the table below. Source of every score, horizon and address in it: the package d4rl 1.1 (`infos.py`
+and the registration modules).
 Reference: Fu et al., "D4RL: Datasets for Deep Data-Driven Reinforcement Learning", 2020.
 """
 
 import dataclasses
 import difflib
-from typing import NamedTuple
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import gin
 import numpy as np
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.environments import registry
 
 _DATASETS = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 _SOURCE = "d4rl 1.1, infos.py"
 
 
-class ReferenceScore(NamedTuple):
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class ReferenceScore(HyperParameters):
     """Undiscounted returns that mark 0 (a random policy) and 100 (an expert) of the normalized score."""
 
     minimum: float
     maximum: float
-    source: str
+    source: str = "given"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.minimum) and self.minimum < self.maximum < math.inf):
+            raise UserError(f"ReferenceScore: minimum {self.minimum} must be below maximum {self.maximum}, both finite")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """One environment, and for a D4RL task one dataset file.
 
@@ -38,7 +55,7 @@ class Task:
       name: what a user writes.
       environment_id: the gymnasium environment, or the one closest to D4RL's; equals `name` outside D4RL.
       dimensions: entries of one observation and one action.
-      action_low, action_high: range of every entry of an action, in the environment's own units.
+      action_low, action_high: bounds [A] float32 of an action's entries, in the environment's own units.
       horizon: environment steps after which an episode is cut off (a timeout, not a terminal).
       reference_score: returns that mark 0 and 100, or None if nobody has published any.
       dataset_url: where D4RL publishes the file, or None.
@@ -47,11 +64,24 @@ class Task:
     name: str
     environment_id: str
     dimensions: Dimensions
-    action_low: float
-    action_high: float
+    action_low: np.ndarray
+    action_high: np.ndarray
     horizon: int
-    reference_score: ReferenceScore | None
-    dataset_url: str | None
+    reference_score: ReferenceScore | None = None
+    dataset_url: str | None = None
+
+    def facts(self) -> dict[str, object]:
+        """What a run's record says of it, JSON-ready: of one from the table as it is the name alone."""
+        if TASKS.get(self.name) is self:
+            return {"task": self.name}
+        score = self.reference_score
+        reference = (float(score.minimum), float(score.maximum)) if score else None
+        return {"task": self.name, "horizon": self.horizon, "reference_score": reference}
+
+    @property
+    def label(self) -> str:
+        """Its name as that of a directory."""
+        return re.sub(r"[^\w.-]", "-", self.name)
 
     @property
     def is_d4rl(self) -> bool:
@@ -117,8 +147,8 @@ def _task(name: str, robot: _Robot, dataset_url: str | None) -> Task:
         name=name,
         environment_id=robot.environment_id,
         dimensions=robot.dimensions,
-        action_low=-1.0,
-        action_high=1.0,
+        action_low=-np.ones(robot.dimensions.action, np.float32),
+        action_high=np.ones(robot.dimensions.action, np.float32),
         horizon=robot.horizon,
         reference_score=robot.reference_score,
         dataset_url=dataset_url,
@@ -165,15 +195,52 @@ D4RL_PAPER_TASKS: tuple[str, ...] = (
 )
 
 
-def find_task(name: str) -> Task:
+@gin.configurable("Task")
+@dataclasses.dataclass(frozen=True)
+class _TaskSettings(HyperParameters):
+    """What gin says of every task of the process, which has one as a rule; see `find_task`."""
+
+    horizon: int | None = None
+    reference_score: ReferenceScore | None = None
+
+
+def find_task(name: str, horizon: int | None = None, reference_score: ReferenceScore | None = None) -> Task:
     """The task of that name.
 
+    Args:
+      horizon, reference_score: instead of the task's own; without them gin's `Task.horizon`, `Task.reference_score`.
     Raises:
-      UserError: if there is none, naming the closest ones.
+      UserError: if there is none, naming the closest ones, or if this package cannot use its environment.
     """
-    if name in TASKS:
-        return TASKS[name]
-    folded = {known.lower(): known for known in TASKS}
-    close = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=3)]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(TASKS)}"
-    raise UserError(f"unknown task {name!r}: {hint}")
+    bound = _TaskSettings()
+    horizon, reference_score = horizon or bound.horizon, reference_score or bound.reference_score
+    task = TASKS[name] if name in TASKS else _plain_task(name, horizon)
+    if horizon is None and reference_score is None:
+        return task
+    return dataclasses.replace(
+        task, horizon=horizon or task.horizon, reference_score=reference_score or task.reference_score
+    )
+
+
+def recorded_task(facts: Mapping[str, Any]) -> Task:
+    """The task that `Task.facts` is of."""
+    score = facts.get("reference_score")
+    return find_task(facts["task"], facts.get("horizon"), ReferenceScore(*score) if score else None)
+
+
+def _plain_task(name: str, horizon: int | None) -> Task:
+    """What gymnasium and the environment itself say of it."""
+    try:
+        known, names = registry.is_known(name), [*TASKS, *registry.known_names()]
+    except UserError:  # without gymnasium there is none but the table's
+        known, names = False, list(TASKS)
+    if not known:
+        folded = {known.lower(): known for known in names}
+        close = [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=3)]
+        hint = f"nearest: {', '.join(close)}; " if close else ""
+        raise UserError(f"unknown task {name!r}: {hint}any gymnasium id or module:factory works")
+    found = registry.describe(name, horizon)
+    if not found.horizon:
+        raise UserError(f"{name}: has no time limit of its own; give one (Task.horizon, or --horizon)")
+    dimensions = Dimensions(found.observation_size, len(found.action_low))
+    return Task(name, name, dimensions, found.action_low, found.action_high, found.horizon)

@@ -136,7 +136,7 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
     record = RunRecord(Path(root_dir) / task_label(sources) / experiment.run_name / str(seed))
-    environment = {"task": task.name, "backend": evaluation.backend} if task and evaluation else None
+    environment = {**task.facts(), "backend": evaluation.backend} if task and evaluation else None
     facts = {
         "agent": experiment.run_name,
         "smoke": experiment.smoke,

@@ -7,29 +7,34 @@ from pathlib import Path
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.environments.environment import Environment, make_environment
-from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.environments.tasks import Task, recorded_task
 from brac_plus_tf.policies.evaluation import Evaluator, report
 from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
 from brac_plus_tf.runs.facts import read_facts
 
 
-def evaluate(
-    run_dir: Path, environment: str | None, episodes: int, action: str, seed: int, backend: str
-) -> dict[str, object]:
+def run_task(run_dir: Path) -> Task:
+    """The task that the run was trained for.
+
+    Raises:
+      UserError: if it was trained without an environment.
+    """
+    recorded = read_facts(run_dir).get("environment")
+    if not isinstance(recorded, dict):
+        raise UserError(f"{run_dir}: trained without an environment; name one with --env")
+    return recorded_task(recorded)
+
+
+def evaluate(run_dir: Path, task: Task, episodes: int, action: str, seed: int, backend: str) -> dict[str, object]:
     """Runs `episodes` episodes of the exported policy and returns what evaluation.json holds of them.
 
     Args:
-      environment: a task's name; None for the one the run was trained with.
       seed: episodes start as in the evaluations of a run with that seed: with the run's own, its last policy earns what
         the run's evaluation.json says.
     Raises:
-      UserError: if the run has no exported policy, or no environment is known.
+      UserError: if the run has no exported policy, or one that does not fit the task.
     """
-    recorded = read_facts(run_dir).get("environment")
-    name = environment or (recorded["task"] if isinstance(recorded, dict) else None)
-    if not name:
-        raise UserError(f"{run_dir}: trained without an environment; name one with --env")
-    task, policy = find_task(name), LoadedPolicy(_saved_model(run_dir))
+    policy = LoadedPolicy(_saved_model(run_dir))
     way = policy.way(action)
     policy.check_fits(task)
     made: list[Environment] = []

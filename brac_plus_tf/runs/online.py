@@ -209,12 +209,12 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
 
-    record = RunRecord(Path(root_dir) / task.name / experiment.run_name / str(seed))
+    record = RunRecord(Path(root_dir) / task.label / experiment.run_name / str(seed))
     facts = {
         "agent": experiment.run_name,
         "smoke": experiment.smoke,
         "seed": seed,
-        "environment": {"task": task.name, "backend": evaluation.backend},
+        "environment": {**task.facts(), "backend": evaluation.backend},
         "dataset": None,
         "configuration": configuration.fingerprint(),
     }

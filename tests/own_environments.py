@@ -1,0 +1,80 @@
+"""What somebody may bring along: environments of a few lines of Python, registered when this module is imported."""
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+LOW, HIGH = np.array([0.0, -0.2], np.float32), np.array([0.5, 1.0], np.float32)
+FLAT, UNIT = Box(-np.inf, np.inf, (3,), np.float32), Box(-1.0, 1.0, (2,), np.float32)
+
+
+class Track(gymnasium.Env):
+    """The position moves by the first action and sideways by the second; the reward is what the first one was.
+
+    Falls off the track, a terminal state, when it is further than 1 to the side. Actions beyond the bounds are refused.
+    """
+
+    observation_space = FLAT
+    action_space = Box(LOW, HIGH)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = np.append(self.np_random.uniform(-0.5, 0.5, 2), 0.0)
+        return self.state.astype(np.float32), {}
+
+    def step(self, action):
+        assert action.shape == (2,) and (action >= LOW - 1e-6).all() and (action <= HIGH + 1e-6).all(), action
+        self.state = self.state + np.array([action[0], action[1], 1.0])
+        return self.state.astype(np.float32), float(action[0]), bool(abs(self.state[1]) > 1.0), False, {}
+
+
+gymnasium.register("Track-v0", Track, max_episode_steps=12)
+gymnasium.register("Endless-v0", Track)
+
+
+def make_track():
+    """One that has no time limit of its own."""
+    return Track()
+
+
+def make_limited():
+    return gymnasium.wrappers.TimeLimit(gymnasium.make("Track-v0"), 5)
+
+
+class Spaces(Track):
+    """With spaces of another kind."""
+
+    def __init__(self, observation_space=FLAT, action_space=UNIT):
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+def make_discrete():
+    return Spaces(action_space=Discrete(3))
+
+
+def make_image():
+    return Spaces(Box(0, 255, (8, 8), np.uint8))
+
+
+def make_dictionary():
+    return Spaces(Dict({"position": FLAT}))
+
+
+def make_unbounded():
+    return Spaces(action_space=Box(-1.0, np.inf, (2,)))
+
+
+def make_flat_bounds():
+    return Spaces(action_space=Box(np.zeros(2, np.float32), np.array([1.0, 0.0], np.float32)))
+
+
+def make_whole_numbers():
+    return Spaces(action_space=Box(0, 4, (2,), np.int64))
+
+
+def make_nothing():
+    return "no environment"
+
+
+def make_failing():
+    raise RuntimeError("no licence")
