@@ -201,3 +201,12 @@ def test_training_on_a_source_that_a_gin_file_imports(own_module):
         "rows": [40],
         "transitions": 40,
     }
+
+
+def test_any_command_takes_a_source_that_a_flag_imports(own_module):
+    path = write_csv(own_module / "steps.csv", 9)
+    outcome = tiny.run_here("inspect_dataset", path)
+    assert outcome.status == 1 and "not an HDF5 file" in outcome.stderr
+    outcome = tiny.run_here("inspect_dataset", path, "--import=my_csv")
+    assert outcome.status == 0, outcome.stderr
+    assert f"{path} (9 rows)" in outcome.stdout and (own_module / "csv-steps_returns.png").exists()

@@ -126,16 +126,16 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
       UserError: for anything the user can put right.
       Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
-    sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
-    task = evaluation_task(experiment.environment, sources)
-    dataset = experiment.load_dataset(sources, task)
+    names = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
+    task = evaluation_task(experiment.environment, names)
+    dataset = experiment.load_dataset(names, task)
     # where nothing is evaluated, what the data say of their task still counts
-    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(sources[0])), seed)
+    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(names[0])), seed)
     policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed) if task else None
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
-    record = RunRecord(Path(root_dir) / task_label(sources) / experiment.run_name / str(seed))
+    record = RunRecord(Path(root_dir) / task_label(names) / experiment.run_name / str(seed))
     environment = {**task.facts(), "backend": evaluation.backend} if task and evaluation else None
     facts = {
         "agent": experiment.run_name,
@@ -165,13 +165,13 @@ def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
     return Problem(dataset.dimensions, dataset.scaling, task, (float(reward.min()), float(reward.max())))
 
 
-def evaluation_task(environment: str, sources: Sequence[str]) -> Task | None:
+def evaluation_task(environment: str, names: Sequence[str]) -> Task | None:
     """The task to evaluate in: as named, with "auto" the dataset's own, with "none" nothing."""
     if environment == "none":
         return None
-    return dataset_task(sources[0], None if environment == "auto" else environment)
+    return dataset_task(names[0], None if environment == "auto" else environment)
 
 
-def task_label(sources: Sequence[str]) -> str:
-    """The directory name of a dataset: its sources' labels joined."""
-    return "+".join(map(source_label, sources))
+def task_label(names: Sequence[str]) -> str:
+    """The directory name of a dataset: the labels of what it is made of, joined."""
+    return "+".join(map(source_label, names))
