@@ -41,8 +41,9 @@ from brac_plus_tf.policies.evaluation import Evaluator
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
-from brac_plus_tf.runs.experiment import Experiment, problem_of
+from brac_plus_tf.runs.experiment import Experiment
 from brac_plus_tf.runs.facts import host_facts
+from brac_plus_tf.runs.session import problem_of
 
 Product = tuple[int, int, int]  # [m, k] times [k, n]
 

@@ -24,8 +24,9 @@ from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.checkpoints import load_state
-from brac_plus_tf.runs.experiment import Experiment, problem_of
+from brac_plus_tf.runs.experiment import Experiment
 from brac_plus_tf.runs.facts import read_facts
+from brac_plus_tf.runs.session import problem_of
 
 _ACT = Path(__file__).with_name("quickstart_act.py")
 _OBSERVATIONS = 256

@@ -22,8 +22,8 @@ from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs import configuration
-from brac_plus_tf.runs.experiment import LivePolicyEvaluation
 from brac_plus_tf.runs.online import Explorer, OnlineExperiment, run_online
+from brac_plus_tf.runs.session import LivePolicyEvaluation
 from brac_plus_tf.runs.trainer import Loop
 
 STEPS, RANDOM, EPOCH = 260, 60, 40

@@ -26,13 +26,24 @@ class HyperParameters:
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for a function, or the constructor of a class, whose arguments gin fills in."""
+    """The same for a function, or the constructor of a class, whose arguments gin fills in.
+
+    What a constructor so marked builds has `settings`: its keyword-only arguments by name, defaults included.
+    """
     signature, owner = inspect.signature(function), function.__qualname__.removesuffix(".__init__")
+    keyword_defaults = {
+        name: parameter.default
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
 
     @functools.wraps(function)
     def wrapper(*arguments: P.args, **keywords: P.kwargs) -> R:
-        for name, value in signature.bind(*arguments, **keywords).arguments.items():
+        given = signature.bind(*arguments, **keywords).arguments
+        for name, value in given.items():
             _check(f"{owner}.{name}", value, signature.parameters[name].annotation)
+        if "self" in given:  # a constructor's: what was built can say of what
+            given["self"].settings = {name: given.get(name, default) for name, default in keyword_defaults.items()}
         return function(*arguments, **keywords)
 
     wrapper.__signature__ = signature  # type: ignore[attr-defined]  # gin reads it, and does not follow wrappers

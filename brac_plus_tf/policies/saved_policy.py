@@ -7,11 +7,13 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Agent, Policy, state_of
@@ -61,7 +63,46 @@ def _way_to_act(function: Any, initial_state: Any) -> WayToAct:
     return WayToAct(act, initial)
 
 
-class DeployedPolicy(tf.Module):
+class Acting:
+    """What a policy offers to Python, wherever it came from; `actions`: its ways to act, the first the default."""
+
+    dimensions: Dimensions
+
+    @property
+    def actions(self) -> list[str]:
+        raise NotImplementedError
+
+    def way(self, name: str) -> WayToAct:
+        """The way to act of that name, on arrays, with its state. Raises UserError if the policy has none."""
+        raise NotImplementedError
+
+    def act(self, observation: npt.ArrayLike, action: str | None = None, seed: int = 0) -> np.ndarray:
+        """One observation [O] -> action [A], or [N, O] -> [N, A]; raw units in, the environment's own range out.
+
+        Args:
+          action: which way to act. seed: of ways that draw; equal seeds give equal draws.
+        Raises:
+          UserError: for observations of another size, no such way, or one with a state, which `way` gives access to.
+        """
+        given = np.asarray(observation, np.float32)
+        if given.ndim not in (1, 2) or given.shape[-1] != self.dimensions.observation:
+            raise UserError(
+                f"observation of shape {given.shape}: must be [O] or [N, O], O = {self.dimensions.observation}"
+            )
+        way = self.way(action or self.actions[0])
+        if way.initial_state(1):
+            raise UserError("this way to act remembers its episode: use way(name), whose act is given the state")
+        actions, _ = way.act(np.atleast_2d(given), (), seed)
+        return actions if given.ndim == 2 else actions[0]
+
+    __call__ = act
+
+    def __repr__(self) -> str:
+        observation, action = self.dimensions
+        return f"{type(self).__name__}({observation} -> {action}, {', '.join(self.actions)})"
+
+
+class DeployedPolicy(Acting, tf.Module):
     """An agent's ways to act with normalisation and action scaling inside.
 
     Training evaluates the same functions that `save` exports.
@@ -90,7 +131,9 @@ class DeployedPolicy(tf.Module):
         return list(self._act)
 
     def way(self, name: str) -> WayToAct:
-        """The way to act of that name."""
+        """The way to act of that name. Raises UserError if the policy has none."""
+        if name not in self._act:
+            raise UserError(f"{name!r} is none of this policy's ways to act: {', '.join(self.actions)}")
         return _way_to_act(self._act[name], self._initial_state.get(name))
 
     def _check(self, function: Any, what: str) -> None:
@@ -123,7 +166,7 @@ class DeployedPolicy(tf.Module):
 
         return act.get_concrete_function(**inputs)
 
-    def save(self, directory: Path, facts: dict[str, object]) -> None:
+    def save(self, directory: str | Path, facts: Mapping[str, object] = MappingProxyType({})) -> None:
         """Writes a SavedModel with `serving_default` (the first way to act) and one signature for each other way.
 
         Each takes `observation`; ways that draw also take `seed`, a scalar or one for each row; ways with a state also
@@ -133,6 +176,7 @@ class DeployedPolicy(tf.Module):
         Raises:
           UserError: if the directory exists or cannot be written, or holds more than a policy needs.
         """
+        directory = Path(directory)
         signatures = {_signature_name(name, self.actions): function for name, function in self._act.items()}
         signatures |= {f"initial_state_{name}": function for name, function in self._initial_state.items()}
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -204,16 +248,16 @@ def refuse_existing(directory: Path) -> None:
         raise UserError(f"{directory}: already exists; remove it or choose another name")
 
 
-class LoadedPolicy:
+class LoadedPolicy(Acting):
     """A policy read back from `DeployedPolicy.save`; `dimensions` are its sizes, `actions` its ways to act."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str | Path) -> None:
         """Raises UserError if the directory does not hold an exported policy, or more than a policy."""
-        self._directory = directory
+        directory = self._directory = Path(directory)
         try:
             facts = json.loads((directory / METADATA).read_text())
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
-            self.actions: list[str] = list(facts["actions"])
+            self._actions: list[str] = list(facts["actions"])
             check_saved_model(directory)
             signatures = tf.saved_model.load(str(directory)).signatures
             self._ways = {
@@ -225,12 +269,13 @@ class LoadedPolicy:
         except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as error:
             raise UserError(f"{directory}: not an exported policy ({str(error).splitlines()[0]})") from error
 
-    def way(self, name: str) -> WayToAct:
-        """The way to act of that name.
+    @property
+    def actions(self) -> list[str]:
+        """Names of its ways to act; the first is the default."""
+        return self._actions
 
-        Raises:
-          UserError: if the policy has none.
-        """
+    def way(self, name: str) -> WayToAct:
+        """The way to act of that name. Raises UserError if the policy has none."""
         if name not in self._ways:
             raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
         return self._ways[name]

@@ -28,12 +28,12 @@ from brac_plus_tf.environments.environment import Environment
 from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
-from brac_plus_tf.runs.experiment import LivePolicyEvaluation, RunSettings
 from brac_plus_tf.runs.facts import host_facts
 from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.outcome import finish, summary
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
+from brac_plus_tf.runs.session import LivePolicyEvaluation, RunSettings
 
 _EVALUATION = "evaluation/return_mean"
 _SUCCESSES = 2  # evaluations in a row that must reach the target, as in Google's code
