@@ -85,10 +85,9 @@ class Acting:
           UserError: for observations of another size, no such way, or one with a state, which `way` gives access to.
         """
         given = np.asarray(observation, np.float32)
-        if given.ndim not in (1, 2) or given.shape[-1] != self.dimensions.observation:
-            raise UserError(
-                f"observation of shape {given.shape}: must be [O] or [N, O], O = {self.dimensions.observation}"
-            )
+        size = self.dimensions.observation
+        if given.ndim not in (1, 2) or given.shape[-1] != size:
+            raise UserError(f"observation of shape {given.shape}: it must be [{size}], or [N, {size}] for several")
         way = self.way(action or self.actions[0])
         if way.initial_state(1):
             raise UserError("this way to act remembers its episode: use way(name), whose act is given the state")
