@@ -17,10 +17,10 @@ from brac_plus_tf.core.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    from brac_plus_tf.comparison.comparison import collect, require_libraries, write_comparison
-    from brac_plus_tf.comparison.plan import is_done, plan
+    from brac_plus_tf.comparison.plan import check_comparable, is_done, plan
+    from brac_plus_tf.comparison.report import require_libraries, write_comparison
+    from brac_plus_tf.comparison.results import collect
     from brac_plus_tf.comparison.training import core_shares, train_all
-    from brac_plus_tf.runs import configuration
     from brac_plus_tf.runs.smoke import SUFFIX
 
     command_line.refuse_arguments(argv)
@@ -30,16 +30,15 @@ def main(argv: Sequence[str]) -> None:
     shares = core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
     datasets = [command_line.split_sources(dataset, "+") for dataset in values.datasets]
     cells = plan(values.agents, datasets, seeds, values.gin_file, values.root_dir, values.gin_bindings, values.smoke)
-    for cell in cells:  # all are parsed before the first one trains
-        configuration.parse(cell.gin_files, cell.bindings)
-
-    missing = {}
-    for number, cell in enumerate(cells, start=1):
-        place = f"[{number}/{len(cells)}] {cell.agent} on {cell.dataset}, seed {cell.seed}"
-        if is_done(cell):
-            print(f"{place}: done before", flush=True)
-        else:
-            missing[place] = cell
+    places = {
+        f"[{number}/{len(cells)}] {cell.agent} on {cell.dataset}, seed {cell.seed}": cell
+        for number, cell in enumerate(cells, start=1)
+    }
+    missing = {place: cell for place, cell in places.items() if not is_done(cell)}
+    if missing:
+        check_comparable(cells)
+    for place in (place for place in places if place not in missing):
+        print(f"{place}: done before", flush=True)
     imports = [f"--import={module}" for module in command_line.flag_value("import")]
     failed = train_all(missing, [f"--root_dir={values.root_dir}", *imports], shares)
     finished = [cell for cell in cells if cell not in failed]

@@ -120,6 +120,14 @@ def arguments(policy, output, workers):
     )
 
 
+def is_running(process: str) -> bool:
+    """Whether there is a process of that number, other than one that only waits for its exit status to be read."""
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
 def test_the_same_bytes_from_any_number_of_processes_and_after_a_kill(tmp_path, policy):
     once = tmp_path / "once.hdf5"
     outcome = tiny.finish_process(
@@ -135,10 +143,16 @@ def test_the_same_bytes_from_any_number_of_processes_and_after_a_kill(tmp_path, 
         found, until = len(list(shards.glob("*.npz"))), time.monotonic() + 120
         while len(list(shards.glob("*.npz"))) == found and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
+        workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert workers
         os.kill(process.pid, stop)
         outcome = tiny.finish_process(process)
         assert outcome.status == status, outcome.stderr
         assert not stopped.exists()
+        until = time.monotonic() + 30
+        while alive := [worker for worker in workers if is_running(worker)]:
+            assert time.monotonic() < until, alive
+            time.sleep(0.05)
     assert "the same command goes on" in outcome.stdout
     outcome = tiny.run_here("collect_data", *arguments(policy, stopped, 1))
     assert outcome.status == 0, outcome.stderr

@@ -11,7 +11,8 @@ import pytest
 import tiny
 from tiny import CONFIGS
 
-from brac_plus_tf.comparison.plan import gin_files, plan
+from brac_plus_tf.comparison.plan import check_comparable, gin_files, plan
+from brac_plus_tf.comparison.results import Cell
 from brac_plus_tf.comparison.training import core_shares, start_training
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.runs import configuration
@@ -93,7 +94,7 @@ def test_an_agent_of_the_users_is_a_folder_in_the_working_directory(tmp_path, mo
 
 def test_every_agent_has_a_short_protocol_that_parses_on_top_of_each_of_its_files():
     folders = sorted(path.parent for path in CONFIGS.glob("*/base.gin") if path.parent.name != "brac_plus_acml")
-    assert len(folders) == 8
+    assert len(folders) >= 9
     for folder in folders:
         for own in folder.glob("*.gin"):
             if "short" not in own.name and own.name != "online.gin":  # which is for train_online
@@ -111,6 +112,38 @@ def test_the_plan_gives_every_variant_a_directory_of_its_own():
     assert str(cells[1].directory) == "runs/c/cql-smoke/0"
     experiment = configuration.build(Experiment, cells[1].gin_files, cells[1].bindings)
     assert (experiment.smoke, experiment.run_name, experiment.final_episodes) == (True, "cql-smoke", 7)
+
+
+def configured(dataset: str, agent: str = "bc", seed: int = 0, *bindings: str) -> Cell:
+    """A run of the comparison; its directory does not matter before it is trained."""
+    data = (f"Experiment.dataset = ({dataset!r},)", f"Experiment.agent_name = {agent!r}")
+    label = pathlib.Path(dataset).stem
+    files = (str(CONFIGS / agent / "base.gin"),)
+    return Cell(agent, label, seed, pathlib.Path("absent"), files, (*data, *bindings))
+
+
+def test_what_cannot_be_compared_is_refused_before_it_is_trained(tmp_path):
+    hopper = tiny.write_hopper_dataset(tmp_path / "hopper.hdf5")
+    unknown = tiny.write_hopper_dataset(tmp_path / "unknown.hdf5", env_id=None)
+    good = [configured(hopper, agent, seed) for agent in ("bc", "sac") for seed in (0, 1)]
+    check_comparable(good)
+    check_comparable([*good, configured(unknown, "bc", 0, "Experiment.environment = 'Hopper-v4'")])
+    for wrong, message in (
+        (configured(hopper, "cql", 0, "Experiment.environment = 'none'"), "cql on hopper: no environment is known"),
+        (configured(unknown), "bc on unknown: no environment is known"),
+        (
+            configured(hopper, "cql", 0, "Experiment.final_episodes = 7"),
+            "cql on hopper: Experiment.final_episodes is 7, for bc on hopper it is 100",
+        ),
+        (
+            configured(hopper, "cql", 0, "Experiment.environment = 'hopper-medium-v0'"),
+            r"cql on hopper: Experiment.environment is hopper-medium-v0 \(gymnasium\), for bc",
+        ),
+        (configured(str(tmp_path / "absent.hdf5"), "bc", 0, "Experiment.environment = 'Hopper-v4'"), "absent.hdf5"),
+        (configured(hopper, "cql", 0, "CQL.wrong = 1"), "wrong"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_comparable([*good, wrong])
 
 
 def test_the_cores_are_dealt_out():
@@ -251,3 +284,12 @@ def test_wrong_flags_are_refused_before_anything_is_trained(arguments, tmp_path,
     outcome = tiny.run_here("compare", *arguments, f"--root_dir={tmp_path / 'runs'}", flag)
     assert outcome.status == 1 and message in outcome.stderr and len(outcome.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_trained_where_there_would_be_no_score(arguments, tmp_path):
+    root = tmp_path / "runs"
+    outcome = compare([*arguments, "--gin_bindings=Experiment.environment = 'none'"], root)
+    assert outcome.status == 1 and outcome.stdout == ""
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("error: bc on hopper: no environment is known, so there would be no score to compare")
+    assert not root.exists()

@@ -6,14 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from brac_plus_tf.comparison.comparison import (
-    Cell,
-    collect,
-    interquartile_mean,
-    interval,
-    published_score,
-    write_comparison,
-)
+from brac_plus_tf.comparison.curves import draw_curves
+from brac_plus_tf.comparison.report import write_comparison
+from brac_plus_tf.comparison.results import Cell, collect, published_score
+from brac_plus_tf.comparison.statistics import interquartile_mean, interval
 from brac_plus_tf.core.errors import UserError
 
 SCORES = {  # (agent, dataset) -> scores of seeds 0, 1, 2
@@ -152,3 +148,23 @@ def test_published_scores_are_the_papers():
     agents = ("bc", "bear", "brac_p", "brac_v", "cql", "cql/rho", "brac_plus")
     assert [published_score("pen-human", agent) for agent in agents] == [34.4, -1.0, 8.1, 0.6, 37.5, 55.8, 64.9]
     assert published_score("my_data", "bc") is None
+
+
+def test_curves_are_means_over_seeds_with_their_range(cells):
+    """Each run has evaluations at 100 and 200 of half its score and all of it."""
+    figure = draw_curves(collect(cells))
+    hopper, halfcheetah = figure.axes
+    assert (hopper.get_title(), halfcheetah.get_title()) == ("hopper-medium-replay", "halfcheetah-medium-replay")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in hopper.lines}
+    assert lines == {"bc": [[100, 1.5], [200, 3.0]], "brac_plus": [[100, 40.0], [200, 80.0]]}
+    corners = [{tuple(vertex) for vertex in band.get_paths()[0].vertices.tolist()} for band in hopper.collections]
+    assert corners[1] == {(100.0, 35.0), (100.0, 45.0), (200.0, 70.0), (200.0, 90.0)}
+    colors = [[line.get_color() for line in panel.lines] for panel in figure.axes]
+    assert colors[0] == colors[1] and len(set(colors[0])) == 2
+
+
+def test_curves_of_seeds_that_were_evaluated_at_other_steps_meet_where_both_were(tmp_path):
+    runs = [write_run(tmp_path / name, score) for name, score in (("a", 2.0), ("b", 4.0))]
+    (runs[1] / "metrics.csv").write_text("stage,step,metric,value\nmain,200,evaluation/score_mean,4.0\n")
+    figure = draw_curves(collect([Cell("bc", "d", seed, run) for seed, run in enumerate(runs)]))
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[200, 3.0]]

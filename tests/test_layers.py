@@ -103,7 +103,7 @@ def test_nothing_in_the_package_imports_scripts_or_tests():
         ("runs/experiment.py", "from brac_plus_tf.train import main", "train.main"),
         ("policies/evaluation.py", "from brac_plus_tf.runs.run_record import RunRecord", "runs.run_record.RunRecord"),
         ("collection/shards.py", "from brac_plus_tf.runs import trainer", "runs.trainer"),
-        ("comparison/comparison.py", "from brac_plus_tf.agents import base", "agents.base"),
+        ("comparison/results.py", "from brac_plus_tf.agents import base", "agents.base"),
     ],
 )
 def test_a_violation_is_found(tmp_path, module, source, forbidden):

@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,10 @@ def _shard_rows(path: Path) -> int:
 _player: Player | None = None  # of this worker process
 
 
-def _start_worker(plan: Plan, counter: Any) -> None:
+def _start_worker(plan: Plan, counter: Any, lifeline: Connection) -> None:
     global _player
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     use_one_thread()
 
     def played(steps: int) -> None:
@@ -79,11 +80,10 @@ def _start_worker(plan: Plan, counter: Any) -> None:
     _player = Player(plan, played)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+def _end_with(lifeline: Connection) -> None:
+    """Ends this process, whatever it computes, when the other end is closed: on purpose, or because its holder died."""
+    multiprocessing.connection.wait([lifeline])
+    os._exit(1)
 
 
 def _play_shard(directory: Path, part: int, shard: int) -> int:
@@ -130,54 +130,73 @@ def _begin(plan: Plan, directory: Path) -> None:
         )
 
 
-def _play_missing(plan: Plan, directory: Path, workers: int) -> list[list[int]]:
-    """Has shards played until each part has enough; returns each part's steps by shard."""
-    needed = plan.collection.rows(plan.steps)
-    rows: list[dict[int, int]] = [{} for _ in needed]  # by shard
-    for path in directory.glob("*.npz"):
-        part, shard = map(int, path.stem.split("-"))
-        rows[part][shard] = _shard_rows(path)
-    running: dict[concurrent.futures.Future[int], tuple[int, int]] = {}
-    largest = plan.collection.shard_episodes * plan.task.horizon
+class _Schedule:
+    """Which shards are there, which are being played, and which is next."""
 
-    def missing() -> tuple[int, int] | None:
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        self._needed = plan.collection.rows(plan.steps)  # of each part
+        self._largest = plan.collection.shard_episodes * plan.task.horizon
+        self._rows: list[dict[int, int]] = [{} for _ in self._needed]  # of each part, by shard
+        self.running: dict[concurrent.futures.Future[int], tuple[int, int]] = {}
+        for path in directory.glob("*.npz"):
+            part, shard = map(int, path.stem.split("-"))
+            self._rows[part][shard] = _shard_rows(path)
+
+    def missing(self) -> tuple[int, int] | None:
         """The first shard that will be needed even if all being played turn out as long as they can."""
-        for part, wanted in enumerate(needed):
+        for part, wanted in enumerate(self._needed):
             total, shard = 0, 0
             while total < wanted:
-                if shard not in rows[part] and (part, shard) not in running.values():
+                if shard not in self._rows[part] and (part, shard) not in self.running.values():
                     return part, shard
-                total += rows[part].get(shard, largest)
+                total += self._rows[part].get(shard, self._largest)
                 shard += 1
         return None
 
-    if missing() is None:
-        return [[found[shard] for shard in sorted(found)] for found in rows]
+    def finish(self, future: concurrent.futures.Future[int]) -> None:
+        """Takes note of a shard that was played."""
+        part, shard = self.running.pop(future)
+        self._rows[part][shard] = future.result()
+
+    def rows(self) -> list[list[int]]:
+        """Each part's steps by shard."""
+        return [[found[shard] for shard in sorted(found)] for found in self._rows]
+
+    def total(self) -> int:
+        """The steps of all shards that are there."""
+        return sum(sum(found.values()) for found in self._rows)
+
+
+def _play_missing(plan: Plan, directory: Path, workers: int) -> list[list[int]]:
+    """Has shards played until each part has enough; returns each part's steps by shard."""
+    schedule = _Schedule(plan, directory)
+    if schedule.missing() is None:
+        return schedule.rows()
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", sum(sum(found.values()) for found in rows))
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (plan, counter))
+    counter = context.Value("q", schedule.total())
+    lifeline, own_end = context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (plan, counter, lifeline))
     progress = Progress("collecting", plan.steps, "steps", min(plan.steps, counter.value))
     try:
         with progress, stop_requests(progress.say) as stop_requested:
-            while running or missing():
-                while len(running) < workers and (place := missing()):
-                    running[pool.submit(_play_shard, directory, *place)] = place
-                done, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
+            while schedule.running or schedule.missing():
+                while len(schedule.running) < workers and (place := schedule.missing()):
+                    schedule.running[pool.submit(_play_shard, directory, *place)] = place
+                done, _ = concurrent.futures.wait(schedule.running, 0.2, concurrent.futures.FIRST_COMPLETED)
                 if more := min(plan.steps, counter.value) - progress.done:
                     progress.advance(more)
                 if stop_requested:
-                    finished = sum(sum(found.values()) for found in rows)
-                    raise Interrupted(f"{min(finished, plan.steps):,} of {plan.steps:,} steps", stop_requested[0])
+                    kept = min(schedule.total(), plan.steps)
+                    raise Interrupted(f"{kept:,} of {plan.steps:,} steps", stop_requested[0])
                 for future in done:
-                    part, shard = running.pop(future)
-                    rows[part][shard] = future.result()
+                    schedule.finish(future)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise UserError("a worker process died (is there enough memory?); the same command goes on") from error
     finally:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
+        own_end.close()
         pool.shutdown(wait=True, cancel_futures=True)
-    return [[found[shard] for shard in sorted(found)] for found in rows]
+        lifeline.close()
+    return schedule.rows()
 
 
 def _merge(plan: Plan, directory: Path, output: Path, rows: Sequence[Sequence[int]]) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import gin
 
-from brac_plus_tf.comparison.comparison import Cell
+from brac_plus_tf.comparison.results import Cell
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
 from brac_plus_tf.data.d4rl_names import is_d4rl_name
 from brac_plus_tf.runs import configuration, smoke
-from brac_plus_tf.runs.experiment import Experiment, task_label
+from brac_plus_tf.runs.experiment import Experiment, evaluation_task, task_label
 from brac_plus_tf.runs.facts import read_facts
 
 
@@ -75,6 +75,34 @@ def plan(
             )
         )
     return cells
+
+
+def check_comparable(cells: Sequence[Cell]) -> None:
+    """Checks, before hours of training, what `collect` would find after them; also that the data can be read.
+
+    Raises:
+      UserError: for whatever the training command would refuse at once, if no score could be had, or if runs on the
+        same data would be evaluated in another environment or in another number of episodes.
+    """
+    first: dict[str, tuple[str, dict[str, object]]] = {}
+    for cell in [cell for cell in cells if cell.seed == cells[0].seed]:  # those of other seeds differ in nothing else
+        experiment = configuration.build(Experiment, cell.gin_files, cell.bindings)
+        sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
+        place = f"{cell.agent} on {cell.dataset}"
+        task = evaluation_task(experiment.environment, sources)
+        if task is None:
+            raise UserError(
+                f"{place}: no environment is known, so there would be no score to compare; name one: "
+                "--gin_bindings=\"Experiment.environment = 'Hopper-v4'\""
+            )
+        if cell.dataset not in first:
+            experiment.load_dataset(sources, task)
+        backend = experiment.make_environment(task).backend
+        terms = {"environment": f"{task.name} ({backend})", "final_episodes": experiment.final_episodes}
+        before, expected = first.setdefault(cell.dataset, (place, terms))
+        for name, value in terms.items():
+            if value != expected[name]:
+                raise UserError(f"{place}: Experiment.{name} is {value}, for {before} it is {expected[name]}")
 
 
 def is_done(cell: Cell) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brac_plus_tf.comparison.comparison import Cell
+from brac_plus_tf.comparison.results import Cell
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
 

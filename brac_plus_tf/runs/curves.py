@@ -4,7 +4,6 @@ Every stage is drawn, one after the other along one axis of gradient steps; of a
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,8 +127,8 @@ def draw_runs(runs: Sequence[RunCurves]) -> Figure:
     figure = Figure(figsize=(4.4 * columns, 0.8 + 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel().tolist()
     for axes, panel in zip(grid, shown, strict=False):
-        for members, color in zip(groups.values(), itertools.cycle(COLORS), strict=False):
-            draw_group(axes, panel, members, color)
+        for index, members in enumerate(groups.values()):
+            draw_group(axes, panel, members, color_of(index))
         _finish(axes, panel)
     _mark_stages(grid[: len(shown)], runs)
     for index, axes in enumerate(grid):
@@ -158,6 +157,11 @@ def draw_group(axes: Axes, panel: Panel, runs: Sequence[RunCurves], color: str) 
         axes.fill_between(steps, values - deviations, values + deviations, color=color, alpha=0.2, linewidth=0)
     if bounds:
         axes.plot(*mean_curve(bounds), color=color, linewidth=1.2, linestyle="--")
+
+
+def color_of(index: int) -> str:
+    """The colour of a group, by its place among them."""
+    return COLORS[index % len(COLORS)]
 
 
 def mean_curve(curves: Sequence[Series]) -> Series:
@@ -199,9 +203,9 @@ def _mark_stages(grid: Sequence[Axes], runs: Sequence[RunCurves]) -> None:
 
 def _add_legend(figure: Figure, groups: Mapping[str, Sequence[RunCurves]], shown: Sequence[Panel], title: str) -> None:
     handles: list[Artist] = []
-    for (label, runs), color in zip(groups.items(), itertools.cycle(COLORS), strict=False):
+    for index, (label, runs) in enumerate(groups.items()):
         text = f"{label}, mean of {len(runs)} runs" if len(runs) > 1 else label
-        handles.append(Line2D([], [], color=color, linewidth=1.6, label=text))
+        handles.append(Line2D([], [], color=color_of(index), linewidth=1.6, label=text))
     alone = [len(runs) == 1 for runs in groups.values()]
     if not all(alone):
         handles.append(Line2D([], [], color="0.5", linewidth=0.7, label="one run"))

@@ -1,0 +1,95 @@
+"""A comparison as tables: for people in Markdown, for programs as CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from brac_plus_tf.comparison.results import Result, names, published_score
+from brac_plus_tf.comparison.statistics import Aggregate, interquartile_mean, interval, mean
+
+
+def scores_csv(results: Sequence[Result]) -> str:
+    """A row for each run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["dataset", "agent", "seed", "unit", "mean", "last_evaluations", "published", "stage_steps_per_second", "run"]
+    )
+    for result in results:
+        cell, speeds = result.cell, " ".join(f"{stage}:{speed:.1f}" for stage, speed in result.speeds.items())
+        published = published_score(cell.dataset, cell.agent)
+        scores = [result.unit, result.score, result.last_evaluations, "" if published is None else published]
+        writer.writerow([cell.dataset, cell.agent, cell.seed, *scores, speeds, cell.directory])
+    return text.getvalue()
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table of scores, and below it those of the interquartile mean, the last evaluations and the speeds."""
+    agents, datasets = names(results, "agent"), names(results, "dataset")
+    seeds = len({result.cell.seed for result in results})
+    runs: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        runs.setdefault((result.cell.dataset, result.cell.agent), []).append(result)
+
+    def table(entry: Callable[[list[Result]], str]) -> list[str]:
+        rows = [[name, *(entry(runs.get((name, agent), [])) for agent in agents)] for name in datasets]
+        return _table(["dataset", *agents], rows)
+
+    lines = [_caption(results, seeds), "", *table(_score_entry)]
+    if len(datasets) > 1 and all(result.unit == "score" for result in results):
+        columns = [[runs.get((name, agent), []) for name in datasets] for agent in agents]
+        lines += ["", f"Interquartile mean over tasks{' and seeds' if seeds > 1 else ''}:", ""]
+        lines += _table(["", *agents], [["IQM", *(_iqm_entry(column, seeds) for column in columns)]])
+    lines += ["", "Mean of the last 10 evaluations of each run, which follow a policy's swings less than its last one:"]
+    lines += ["", *table(_last_evaluations_entry)]
+    lines += ["", "Gradient steps per second of each stage, median over the run:", "", *table(_speed_entry)]
+    return "\n".join(lines) + "\n"
+
+
+def _caption(results: Sequence[Result], seeds: int) -> str:
+    units, episodes = ({str(getattr(result, name)) for result in results} for name in ("unit", "episodes"))
+    return (
+        f"Normalised {' and '.join(sorted(units))} of the last policy, mean of {', '.join(sorted(episodes))} episodes, "
+        f"{seeds} seed{'s; in brackets the 95 % interval over them' if seeds > 1 else ''}. "
+        "Paper: the published number, on D4RL's own dataset of that name."
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def _with_interval(scores: np.ndarray, aggregate: Aggregate) -> str:
+    """scores: [seeds, tasks]."""
+    text = f"{aggregate(scores):.1f}"
+    if len(scores) > 1:
+        low, high = interval(scores, aggregate)
+        text += f" [{low:.1f}, {high:.1f}]"
+    return text
+
+
+def _score_entry(runs: list[Result]) -> str:
+    if not runs:
+        return "failed"
+    text = _with_interval(np.array([[run.score] for run in runs]), mean)
+    published = published_score(runs[0].cell.dataset, runs[0].cell.agent)
+    return text if published is None else f"{text} (paper {published:g})"
+
+
+def _last_evaluations_entry(runs: list[Result]) -> str:
+    values = [run.last_evaluations for run in runs if run.last_evaluations is not None]
+    return _with_interval(np.array(values)[:, None], mean) if values else "none"
+
+
+def _iqm_entry(runs_of_tasks: Sequence[list[Result]], seeds: int) -> str:
+    if any(len(runs) < seeds for runs in runs_of_tasks):
+        return "runs failed"
+    return _with_interval(np.array([[run.score for run in runs] for runs in runs_of_tasks]).T, interquartile_mean)
+
+
+def _speed_entry(runs: list[Result]) -> str:
+    stages = dict.fromkeys(stage for run in runs for stage in run.speeds)
+    medians = {stage: np.median([run.speeds[stage] for run in runs if stage in run.speeds]) for stage in stages}
+    return ", ".join(f"{stage} {speed:.0f}" for stage, speed in medians.items())
