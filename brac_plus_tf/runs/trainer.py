@@ -54,27 +54,24 @@ def run(
     loop: Loop,
     progress: TrainingProgress,
 ) -> None:
-    """Trains `agent` through all its stages, from the newest checkpoint on if there is one.
+    """Trains `agent` through all its stages, from the newest checkpoint on if there is one, and tells `progress`.
 
     Args:
       cache: where pre-trained stages are found and kept; None for neither.
       evaluate: () -> metrics of the current policy; None where there is no environment.
-      progress: is told what happens.
     Raises:
       Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
       UserError: if a metric is not finite.
     """
     variables, learned = state_of(agent), named_variables(agent.components())
     position, stages = record.restore(variables), agent.stages()
-    with stop_requests(progress.say) as stop_requested:
-        training = _Training(
-            stages, variables, learned, dataset, record, evaluate, seed, loop, progress, stop_requested
-        )
+    with stop_requests(progress.say) as stopping:
+        training = _Training(stages, variables, learned, dataset, record, evaluate, seed, loop, progress, stopping)
         for index in range(position.stage, len(stages)):
             stage, step = stages[index], position.step if index == position.stage else 0
             # a stage that is evaluated on the way is trained: its evaluations are not kept with it
-            reusable = cache is not None and step == 0 and not (stage.evaluate and evaluate)
-            if cache and reusable and (report := cache.load(stages, index)):
+            reusable = cache and step == 0 and not (stage.evaluate and evaluate)
+            if reusable and cache and (report := cache.load(stages, index)):
                 record.repeat(report)
                 progress.reused(stage)
             else:
@@ -84,8 +81,8 @@ def run(
                 if cache:
                     cache.store(stages, index, record.report(stage.name))
             record.save(variables, Position(index + 1, 0))
-            if stop_requested:
-                raise Interrupted(f"the end of {stage.name}", stop_requested[0])
+            if stopping:
+                raise Interrupted(f"the end of {stage.name}", stopping[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +98,7 @@ class _Training:
     seed: int
     loop: Loop
     progress: TrainingProgress
-    stop_requested: list[int]
+    stopping: list[int]
 
     def train(self, run_steps: RunSteps, index: int, step: int) -> None:
         """Stage number `index` from `step` to its end."""
@@ -115,10 +112,10 @@ class _Training:
                 self._watch(stage, step, means)
             if self._evaluation_is_due(stage, step):
                 self._evaluate(stage, step)
-            if self.stop_requested or self._checkpoint_is_due(start, step):
+            if self.stopping or self._checkpoint_is_due(start, step):
                 self.record.save(self.variables, Position(index, step))
-            if self.stop_requested:
-                raise Interrupted(f"{stage.name} step {step}", self.stop_requested[0])
+            if self.stopping:
+                raise Interrupted(f"{stage.name} step {step}", self.stopping[0])
 
     def _end_of_call(self, stage: Stage, step: int) -> int:
         """Calls end at multiples of their length, and where an epoch or the stage ends."""
