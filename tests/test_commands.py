@@ -59,7 +59,7 @@ def newest_checkpoint(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 def wait_for(process, what) -> None:
     """Polls until `what()` holds; fails if the process ends before."""
-    deadline = time.monotonic() + 300.0
+    deadline = time.monotonic() + 900.0
     while not what():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -83,7 +83,12 @@ def trained(tmp_path_factory, dataset):
     """
     roots = [tmp_path_factory.mktemp(name) / "runs" for name in ("straight", "stopped")]
     straight, stopped = (start_training(root, dataset) for root in roots)
-    wait_for(stopped, lambda: main_has_begun(run_directory(roots[1])))
+    try:
+        wait_for(stopped, lambda: main_has_begun(run_directory(roots[1])))
+    except BaseException:  # whoever waits no longer must not leave them running
+        straight.kill()
+        stopped.kill()
+        raise
     stopped.send_signal(signal.SIGTERM)
     return roots[0], finish_process(straight), roots[1], finish_process(stopped)
 

@@ -253,7 +253,7 @@ def test_stopped_and_started_again_it_ends_the_same(compared, arguments, tmp_pat
         "brac_plus_tf.compare", *arguments, f"--root_dir={root}", f"--output={root / 'out'}", cwd=tmp_path
     )
     second = root / "hopper" / "sac_tiny" / "0" / "metrics.csv"
-    deadline = time.monotonic() + 300.0
+    deadline = time.monotonic() + 900.0
     while not second.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
