@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from logging import Formatter, LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> int:
         logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(_PlainFormatter())
         try:
             start_tensorflow()
             _import_modules(_IMPORT.value)
@@ -48,6 +50,13 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         return 0
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+class _PlainFormatter(Formatter):
+    """A warning as a line for people, without process numbers and places in the source."""
+
+    def format(self, record: LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
 
 
 def _print_help(documentation: str) -> int:
