@@ -6,6 +6,8 @@ import re
 import shlex
 import shutil
 
+import matplotlib
+import numpy as np
 import tiny
 
 ONLINE = (
@@ -80,12 +82,47 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
 
 def check_python_block():
     """The README's own lines load the export and act: three actions per row, inside Hopper's range."""
-    (code,) = blocks("python")
+    code = next(block for block in blocks("python") if "saved_model.load" in block)
     names: dict[str, object] = {}
     exec(code, names)  # the README's code, nobody else's
     for name in ("action", "drawn", "best"):
         action = names[name].numpy()
         assert action.shape == (1, 3) and (abs(action) <= 1.0).all()
+
+
+def test_from_arrays_to_actions_in_ten_lines(tmp_path, monkeypatch):
+    """The README's lines on logs of a robot with actions in [-2, 2], for fewer steps than they say."""
+    code = next(block for block in blocks("python") if "dataset_from_arrays" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    monkeypatch.chdir(tmp_path)
+    generator, rows = np.random.default_rng(0), 90
+    np.savez(
+        "my_logs.npz",
+        observations=generator.normal(size=(rows, 4)),
+        actions=generator.uniform(1.0, 2.0, size=(rows, 2)),
+        rewards=generator.uniform(size=rows),
+        terminals=np.arange(rows) % 30 == 29,
+        timeouts=np.zeros(rows, bool),
+    )
+    names: dict[str, object] = {}
+    exec(code.replace("epochs=50", "epochs=1, steps_per_epoch=200, batch_size=32"), names)
+    assert names["action"].shape == (2,) and (names["action"] > 0.3).all()  # towards the logged ones, in their units
+    np.testing.assert_allclose(names["same_action"], names["action"], atol=1e-6)
+    assert pathlib.Path("runs/mine/metrics.csv").exists()
+
+
+def test_the_notebook_runs_and_its_policy_beats_the_logs(monkeypatch, capsys):
+    """Its cells one after the other in one namespace, for fewer steps than they say."""
+    matplotlib.use("agg")
+    cells = json.loads((tiny.PROJECT / "examples" / "from_arrays.ipynb").read_text())["cells"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("epochs=6", "epochs=2"), names)
+    ours, theirs = (names[name].sum(axis=0).mean() for name in ("ours", "theirs"))
+    assert ours > theirs and f"of the policy {ours:.1f}" in capsys.readouterr().out
+    pictures = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    assert len(pictures) == 2  # it was run before it was committed
 
 
 def test_every_gin_file_named_exists():

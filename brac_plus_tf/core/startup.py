@@ -23,6 +23,7 @@ def start_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+            tf.get_logger().setLevel("WARNING")  # each export would say where its assets are
 
 
 @contextlib.contextmanager
