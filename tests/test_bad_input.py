@@ -22,6 +22,7 @@ BC_BINDINGS = (
     "behavior/Fit.batch_size = 8",
     "Cloning.epoch_steps = 10",
     "Loop.checkpoint_interval = 10",
+    "Loop.compiled = False",
     "Experiment.final_episodes = 1",
     "Experiment.evaluation_episodes = 1",
 )

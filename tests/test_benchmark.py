@@ -1,12 +1,10 @@
 """The benchmark's counters by hand and what it writes; nothing is timed here that a test could judge."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-import tiny
-from tiny import CONFIGS, PROJECT
+from processes import PROJECT, ForkedProcess, Outcome, finish_process
+from tiny import CONFIGS
 
 SMALL = (
     "behavior/Actor.hidden_sizes = (8,)",
@@ -15,19 +13,18 @@ SMALL = (
 )
 
 
-def run(*arguments: str, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(PROJECT / "scripts" / "benchmark.py"), f"--gin_file={CONFIGS / 'bc' / 'base.gin'}"]
-    command += [f"--gin_bindings={binding}" for binding in SMALL]
-    command += ["--rows=200", "--steps=5", "--windows=2", "--work=0.01", *arguments]
-    environment = tiny.os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+def run(*arguments: str, cwd) -> Outcome:
+    bindings = [f"--gin_bindings={binding}" for binding in SMALL]
+    small = ("--rows=200", "--steps=5", "--windows=2", "--work=0.01")
+    script, file = str(PROJECT / "scripts" / "benchmark.py"), f"--gin_file={CONFIGS / 'bc' / 'base.gin'}"
+    return finish_process(ForkedProcess(script, file, *bindings, *small, *arguments, cwd=cwd))
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     outcome = run("--episodes=1", "--load_rows=120000", "--output=result.json", cwd=folder)
-    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.status == 0, outcome.stderr
     return json.loads((folder / "result.json").read_text()), outcome.stdout
 
 
@@ -63,7 +60,7 @@ def test_the_rest_of_the_report(measured):
 
 def test_two_settings_in_alternation(tmp_path):
     outcome = run("--compare=behavior/Fit.batch_size = 16", "--output=ratio.json", cwd=tmp_path)
-    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.status == 0, outcome.stderr
     (row,) = json.loads((tmp_path / "ratio.json").read_text())["compare"]
     assert row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
     assert len(row["steps_per_second"]) == 2
@@ -71,4 +68,4 @@ def test_two_settings_in_alternation(tmp_path):
 
 def test_a_wrong_setting_is_one_line(tmp_path):
     outcome = run("--gin_bindings=Nothing.here = 3", cwd=tmp_path)
-    assert outcome.returncode == 1 and outcome.stderr.splitlines()[-1].startswith("error: gin: ")
+    assert outcome.status == 1 and outcome.stderr.splitlines()[-1].startswith("error: gin: ")

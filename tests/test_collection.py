@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tiny
+from processes import ForkedProcess, finish_process, start_process
 from recordings import TASK, export_policy, plan
 
 from brac_plus_tf.collection import shards as collection
@@ -130,23 +131,21 @@ def is_running(process: str) -> bool:
 
 def test_the_same_bytes_from_any_number_of_processes_and_after_a_kill(tmp_path, policy):
     once = tmp_path / "once.hdf5"
-    outcome = tiny.finish_process(
-        tiny.start_process("brac_plus_tf.collect_data", *arguments(policy, once, 2), cwd=tmp_path)
-    )
+    outcome = finish_process(start_process("brac_plus_tf.collect_data", *arguments(policy, once, 2), cwd=tmp_path))
     assert outcome.status == 0, outcome.stderr
     assert f"dataset: {once}" in outcome.stdout and not list(tmp_path.glob("*.shards"))
 
     stopped = tmp_path / "stopped.hdf5"
     shards = tmp_path / "stopped.hdf5.shards"
     for stop, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
-        process = tiny.start_process("brac_plus_tf.collect_data", *arguments(policy, stopped, 1), cwd=tmp_path)
+        process = ForkedProcess("brac_plus_tf.collect_data", *arguments(policy, stopped, 1), cwd=tmp_path)
         found, until = len(list(shards.glob("*.npz"))), time.monotonic() + 120
         while len(list(shards.glob("*.npz"))) == found and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert workers
         os.kill(process.pid, stop)
-        outcome = tiny.finish_process(process)
+        outcome = finish_process(process)
         assert outcome.status == status, outcome.stderr
         assert not stopped.exists()
         until = time.monotonic() + 30

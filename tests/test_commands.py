@@ -12,17 +12,9 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import ForkedProcess, Outcome, finish_process, start_process
 from safetensors.numpy import load_file
-from tiny import (
-    BINDINGS,
-    CONFIGS,
-    Outcome,
-    assert_same_bits,
-    finish_process,
-    run_here,
-    start_process,
-    write_hopper_dataset,
-)
+from tiny import BINDINGS, CONFIGS, assert_same_bits, run_here, write_hopper_dataset
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
@@ -39,8 +31,8 @@ def arguments(root: pathlib.Path, dataset: str | None, *more: str, bindings=FULL
     return [f"--gin_file={file}", *named, f"--root_dir={root}", *(f"--gin_bindings={b}" for b in bindings), *more]
 
 
-def start_training(root: pathlib.Path, dataset: str):
-    return start_process("brac_plus_tf.train", *arguments(root, dataset), cwd=root.parent)
+def start_training(root: pathlib.Path, dataset: str, process=ForkedProcess):
+    return process("brac_plus_tf.train", *arguments(root, dataset), cwd=root.parent)
 
 
 def run_directory(root: pathlib.Path) -> pathlib.Path:
@@ -82,7 +74,8 @@ def trained(tmp_path_factory, dataset):
     (root directory and outcome of the former, root directory and outcome of the latter's first process)
     """
     roots = [tmp_path_factory.mktemp(name) / "runs" for name in ("straight", "stopped")]
-    straight, stopped = (start_training(root, dataset) for root in roots)
+    straight = start_training(roots[0], dataset, start_process)  # as a user starts it; the others have a warm start
+    stopped = start_training(roots[1], dataset)
     try:
         wait_for(stopped, lambda: main_has_begun(run_directory(roots[1])))
     except BaseException:  # whoever waits no longer must not leave them running

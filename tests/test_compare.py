@@ -9,6 +9,7 @@ import time
 
 import pytest
 import tiny
+from processes import CORES, ForkedProcess, Outcome, finish_process, start_process
 from tiny import CONFIGS
 
 from brac_plus_tf.comparison.plan import check_comparable, gin_files, plan
@@ -33,6 +34,7 @@ Experiment.final_episodes = 3
 Loop.evaluation_epochs = 2
 Loop.steps_per_call = 10
 Loop.checkpoint_interval = 20
+Loop.compiled = False
 """
 
 
@@ -178,11 +180,13 @@ def arguments(tmp_path_factory):
     return [f"--datasets={dataset}", f"--gin_file={folder / 'tiny.gin'}", "--agents=bc,sac"]
 
 
-def compare(arguments, root: pathlib.Path, *more: str) -> tiny.Outcome:
-    started = tiny.start_process(
-        "brac_plus_tf.compare", *arguments, f"--root_dir={root}", f"--output={root / 'out'}", *more, cwd=root.parent
-    )
-    return tiny.finish_process(started)
+def start(arguments, root: pathlib.Path, *more: str, process=ForkedProcess, **options):
+    directories = (f"--root_dir={root}", f"--output={root / 'out'}")
+    return process("brac_plus_tf.compare", *arguments, *directories, *more, cwd=root.parent, **options)
+
+
+def compare(arguments, root: pathlib.Path, *more: str) -> Outcome:
+    return finish_process(start(arguments, root, *more))
 
 
 def metrics(root: pathlib.Path) -> dict[str, bytes]:
@@ -192,8 +196,9 @@ def metrics(root: pathlib.Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def compared(arguments, tmp_path_factory):
+    """As a user starts it; the others have a warm start."""
     root = tmp_path_factory.mktemp("whole") / "runs"
-    return root, compare(arguments, root)
+    return root, finish_process(start(arguments, root, process=start_process))
 
 
 def test_it_trains_every_run_and_writes_the_table(compared):
@@ -210,10 +215,10 @@ def test_it_trains_every_run_and_writes_the_table(compared):
     assert {path.name for path in (root / "out").iterdir()} == {"table.md", "scores.csv", "curves.png"}
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.skipif(len(CORES) < 2, reason="one core")
 def test_two_at_a_time_end_the_same(compared, arguments, tmp_path):
     root = tmp_path / "runs"
-    outcome = compare([*arguments, "--jobs=2"], root)
+    outcome = finish_process(start(arguments, root, "--jobs=2", cores=CORES))
     assert outcome.status == 0, outcome.stderr
     for agent, number in (("bc", 1), ("sac", 2)):
         log = root / "hopper" / f"{agent}_tiny" / "0.log"
@@ -249,16 +254,14 @@ def test_one_failed_run_leaves_the_others_in_the_table(compared, arguments):
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_started_again_it_ends_the_same(compared, arguments, tmp_path, signal_number):
     root = tmp_path / "runs"
-    process = tiny.start_process(
-        "brac_plus_tf.compare", *arguments, f"--root_dir={root}", f"--output={root / 'out'}", cwd=tmp_path
-    )
+    process = start(arguments, root)
     second = root / "hopper" / "sac_tiny" / "0" / "metrics.csv"
     deadline = time.monotonic() + 900.0
     while not second.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal_number)
-    stopped = tiny.finish_process(process)
+    stopped = finish_process(process)
     assert stopped.status == 128 + signal_number, stopped.stderr
     assert "[2/2] sac on hopper, seed 0: stopped" in stopped.stdout and not (root / "out").exists()
     resumed = compare(arguments, root)

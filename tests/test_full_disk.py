@@ -14,6 +14,7 @@ SETTINGS = (
     "behavior/Fit.batch_size = 8",
     "Cloning.epoch_steps = 10",
     "Loop.steps_per_call = 2",
+    "Loop.compiled = False",
     "Loop.checkpoint_interval = 10",
     "Loop.evaluation_epochs = 3",
     "Experiment.final_episodes = 1",

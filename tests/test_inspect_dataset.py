@@ -1,28 +1,24 @@
 import dataclasses
 import os
 import pathlib
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
 from dataset_files import columns, shared_file, small_task, write_file
+from processes import ForkedProcess, Outcome, finish_process
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.summary import count_repeated, format_table, summary, write_histogram
 from brac_plus_tf.inspect_dataset import main
 
-PROJECT = pathlib.Path(__file__).resolve().parents[1]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def run(folder, *arguments) -> subprocess.CompletedProcess:
+def run(folder, *arguments) -> Outcome:
     """The command in a process of its own, started in `folder`."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "brac_plus_tf.inspect_dataset", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return finish_process(ForkedProcess("brac_plus_tf.inspect_dataset", *arguments, cwd=folder))
 
 
 def cells(text: str) -> dict[str, str]:
@@ -110,7 +106,7 @@ def test_command_on_a_valid_file(tmp_path):
         file.attrs["env_id"] = "MyRobot-v0"
         file["actions"][0, 0] = 3.0
     done = run(tmp_path, path, path, "--action_high=3")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     table = cells(done.stdout)
     assert table["verdict"] == "valid" and table["rows"] == "16" and table["episodes"].startswith("6 (4 complete")
     assert (tmp_path / "a_returns.png").read_bytes().startswith(PNG_SIGNATURE)
@@ -119,7 +115,7 @@ def test_command_on_a_valid_file(tmp_path):
 def test_command_on_an_invalid_file(tmp_path):
     path = write_file(tmp_path / "a.hdf5", actions=columns()["actions"] + 2)
     done = run(tmp_path, path, "--env=Hopper-v4")
-    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert done.status == 1 and done.stdout == "" and "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
         f"error: {path}: key 'observations' has 2 entries per row where 11 are expected; "
@@ -135,7 +131,7 @@ def test_no_files():
 
 def test_command_on_a_real_file(tmp_path):
     done = run(tmp_path, shared_file("hopper-medium-replay"), "--output=figures")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     table = cells(done.stdout)
     assert table["task"] == "Hopper-v4 (at most 1000 steps)" and table["normalized score"] == "12.8"
     assert table["rows"] == "199,999" and table["episodes"] == "1,412 (1,412 complete, 0 unfinished)"

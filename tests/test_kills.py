@@ -1,17 +1,15 @@
 """A run killed at any moment, and started again, ends in the same bits as one that never was."""
 
 import csv
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import PROJECT, ForkedProcess
 from safetensors.numpy import load_file
-from tiny import BINDINGS, CONFIGS, PROJECT, assert_same_bits, write_hopper_dataset
+from tiny import BINDINGS, CONFIGS, assert_same_bits, write_hopper_dataset
 
 # 24 steps of each stage before the main one, which has 24 epochs of 8; a call is 5 steps at most, and
 # a checkpoint every 20 steps and at the end of a stage
@@ -27,17 +25,11 @@ MOMENTS = (
 )
 
 
-def start(root: pathlib.Path, dataset: str, moments: tuple[str, ...]) -> subprocess.Popen:
+def start(root: pathlib.Path, dataset: str, moments: tuple[str, ...]) -> ForkedProcess:
+    script, file = str(PROJECT / "tests" / "killed_training.py"), f"--gin_file={CONFIGS / 'brac_plus' / 'short.gin'}"
     bindings = [f"--gin_bindings={binding}" for binding in SETTINGS]
-    command = [sys.executable, str(PROJECT / "tests" / "killed_training.py"), ",".join(moments)]
-    command += [
-        f"--gin_file={CONFIGS / 'brac_plus' / 'short.gin'}",
-        f"--dataset={dataset}",
-        f"--root_dir={root}",
-        *bindings,
-    ]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    what = (",".join(moments), file, f"--dataset={dataset}", f"--root_dir={root}", *bindings)
+    return ForkedProcess(script, *what, cwd=PROJECT)
 
 
 @pytest.fixture(scope="module")

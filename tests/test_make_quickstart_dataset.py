@@ -1,13 +1,10 @@
 """The script behind the bundled dataset, at a small size, and what the bundled file says of itself."""
 
-import subprocess
-import sys
 import time
 
 import h5py
 import numpy as np
-import tiny
-from tiny import PROJECT
+from processes import PROJECT, ForkedProcess, finish_process
 
 SMALL = (
     "OnlineExperiment.random_steps = 40",
@@ -17,15 +14,16 @@ SMALL = (
     "Critic.hidden_sizes = (8,)",
     "Training.steps_per_epoch = 30",
     "Training.batch_size = 8",
+    "Loop.compiled = False",
 )
 
 
 def make(path, seed: int) -> None:
-    command = [sys.executable, str(PROJECT / "scripts" / "make_quickstart_dataset.py"), "--steps=90"]
-    command += [f"--seed={seed}", f"--output={path}", *(f"--gin_bindings={binding}" for binding in SMALL)]
-    environment = tiny.os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert outcome.returncode == 0, outcome.stderr
+    script = str(PROJECT / "scripts" / "make_quickstart_dataset.py")
+    bindings = [f"--gin_bindings={binding}" for binding in SMALL]
+    arguments = ("--steps=90", f"--seed={seed}", f"--output={path}", *bindings)
+    outcome = finish_process(ForkedProcess(script, *arguments, cwd=PROJECT))
+    assert outcome.status == 0, outcome.stderr
     assert outcome.stdout.splitlines()[-1] == f"dataset: {path}, {path.stat().st_size:,} bytes"
 
 

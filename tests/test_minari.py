@@ -382,6 +382,7 @@ def test_training_takes_it_and_records_what_it_was(root, tmp_path):
     assert tiny.run_here("convert_to_minari", path, "hopper/random-v0").status == 0
     small = ("behavior/Actor.hidden_sizes = (8,)", "behavior/Fit.steps = 4", "behavior/Fit.batch_size = 8")
     small += ("Cloning.epoch_steps = 2", "Experiment.final_episodes = 1", "Experiment.evaluation_episodes = 1")
+    small += ("Loop.compiled = False",)
     bindings = [f"--gin_bindings={binding}" for binding in small]
     outcome = tiny.run_here("train", f"--gin_file={BC}", "--dataset=minari:hopper/random-v0", *bindings)
     assert outcome.status == 0, outcome.stderr

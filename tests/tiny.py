@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import io
 import logging
-import os
 import pathlib
 import runpy
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ import h5py
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from processes import PROJECT, Outcome
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
@@ -38,7 +37,6 @@ from brac_plus_tf.data.episodes import Places, RecordedEpisodes
 from brac_plus_tf.data.scaling import Scaling
 
 DIMENSIONS = Dimensions(observation=3, action=2)
-PROJECT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "gin_configs"
 
 # BRAC+ in seconds: a stage of pre-training is 24 gradient steps, the main stage 30 epochs of 8
@@ -281,34 +279,6 @@ def events(directory: pathlib.Path) -> list[tuple[str, int, float]]:
 
 
 # Commands ---------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Outcome:
-    """How a command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-def start_process(module: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen:
-    """`python -m module arguments` in a process of its own, with this checkout's package."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def finish_process(process: subprocess.Popen) -> Outcome:
-    """Waits for a process of `start_process`."""
-    stdout, stderr = process.communicate(timeout=600)
-    return Outcome(process.returncode, stdout, stderr)
 
 
 def run_here(module: str, *arguments: str) -> Outcome:

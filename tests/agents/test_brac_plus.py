@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from brac_plus_tf.agents.base import Problem
+from brac_plus_tf.agents.base import Problem, named_variables
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
 from brac_plus_tf.agents.thresholds import AbsoluteThreshold, RelativeThreshold
 from brac_plus_tf.core.randomness import base_seed
@@ -190,11 +190,11 @@ def test_one_trace_per_stage():
     for stage in agent.stages():
         calls = []
 
-        def counted(batch, seed, update=stage.update, calls=calls):
+        def counted(batch, seed, step, update=stage.update, calls=calls):
             calls.append(1)
-            return update(batch, seed)
+            return update(batch, seed, step)
 
-        run_steps = compile_stage(dataclasses.replace(stage, update=counted), dataset, SEED)
+        run_steps = compile_stage(dataclasses.replace(stage, update=counted), dataset, SEED, compiled=False)
         for first, count in ((0, 2), (2, 5), (7, 1)):
             run_steps(first, count)
         assert len(calls) == 1, stage.name
@@ -313,20 +313,34 @@ def make_bandit_agent(**overrides):
     return make_agent(_BANDIT, **settings)
 
 
-def train_bandit(agent, stages):
-    """Runs the first `stages` stages; means over the last fifth of the last: policy mean, deviation, metrics."""
-    dataset, means = bandit_dataset(), []
-    for index, stage in enumerate(agent.stages()[:stages]):
-        stage.prepare(dataset, 0, base_seed(index))
-        run_steps = compile_stage(stage, dataset, base_seed(index))
-        tail = stage.steps // 50
-        run_steps(0, stage.steps - 10 * tail)
+def train_bandit(agent, index):
+    """Runs a stage; means over the last fifth of it: policy mean, deviation, metrics."""
+    dataset, means, stage = bandit_dataset(), [], agent.stages()[index]
+    stage.prepare(dataset, 0, base_seed(index))
+    run_steps = compile_stage(stage, dataset, base_seed(index))
+    tail = stage.steps // 50
+    run_steps(0, stage.steps - 10 * tail)
     for part in range(10):
         sums = run_steps(stage.steps - (10 - part) * tail, tail)
         mean, deviation = (float(tensor[0, 0]) for tensor in agent.actor(tf.ones([1, 2])))
         means.append({name: float(total) / tail for name, total in sums.items()} | {"m": mean, "s": deviation})
     averages = {name: float(np.mean([values[name] for values in means])) for name in means[0]}
     return averages.pop("m"), averages.pop("s"), averages
+
+
+@pytest.fixture(scope="module")
+def pretraining():
+    """What the stages before the main one end with, and their variables after the third: the same for all bandits."""
+    agent = make_bandit_agent()
+    return [train_bandit(agent, index) for index in range(3)], tiny.values(agent)
+
+
+def pretrained(agent, variables, components=None):
+    """The agent with the variables of the given components, by default all of them."""
+    for name, variable in named_variables(agent.components()).items():
+        if components is None or name.split("/")[0] in components:
+            variable.assign(variables[name])
+    return agent
 
 
 def gaussian_kl(mean, deviation, other_mean, other_deviation):
@@ -336,14 +350,14 @@ def gaussian_kl(mean, deviation, other_mean, other_deviation):
     )
 
 
-def test_bandit_constraint_active():
+def test_bandit_constraint_active(pretraining):
     """The policy moves towards the reward until D meets eps.
 
     The threshold lies 0.15 nats above the initial policy's D, which is the bound's own gap since that policy equals
     the behaviour policy; so the closed-form KL of the two Gaussians ends at 0.15.
     """
-    agent = make_bandit_agent(threshold=RelativeThreshold(0.15))
-    mean, deviation, metrics = train_bandit(agent, 4)
+    agent = pretrained(make_bandit_agent(threshold=RelativeThreshold(0.15)), pretraining[1])
+    mean, deviation, metrics = train_bandit(agent, 3)
     threshold = float(agent.thresholds.divergence.numpy())
     assert metrics["divergence_mean"] == pytest.approx(threshold, rel=0.1)
     assert gaussian_kl(mean, deviation, 0.0, 0.8) == pytest.approx(0.15, abs=0.05)
@@ -351,27 +365,28 @@ def test_bandit_constraint_active():
     assert metrics["multiplier_mean"] > 0.02
 
 
-def test_bandit_constraint_inactive():
+def test_bandit_constraint_inactive(pretraining):
     """Within a generous eps the policy reaches the best action, tanh(m) = 0.6, and the multiplier vanishes."""
-    mean, deviation, metrics = train_bandit(make_bandit_agent(threshold=RelativeThreshold(50.0)), 4)
+    agent = pretrained(make_bandit_agent(threshold=RelativeThreshold(50.0)), pretraining[1])
+    mean, deviation, metrics = train_bandit(agent, 3)
     assert np.tanh(mean) == pytest.approx(0.6, abs=0.07)
     assert gaussian_kl(mean, deviation, 0.0, 0.8) < 50.0
     assert metrics["multiplier_mean"] < 0.02
 
 
-def test_initial_policy_is_the_behaviour_policy_where_it_is_gaussian():
+def test_initial_policy_is_the_behaviour_policy_where_it_is_gaussian(pretraining):
     """Stage 2's known optimum: the policy equals N(0, 0.8) and D is zero."""
-    mean, deviation, metrics = train_bandit(make_bandit_agent(), 2)
+    mean, deviation, metrics = pretraining[0][1]
     assert mean == pytest.approx(0.0, abs=0.06)
     assert deviation == pytest.approx(0.8, abs=0.06)
     assert -0.01 < metrics["divergence_mean"] < 0.15  # the bound keeps a small gap
 
 
-def test_maximum_entropy_binds():
+def test_maximum_entropy_binds(pretraining):
     """Stage 2 under H <= H0 below the behaviour's own entropy: beta rises until E[H] meets H0."""
     entropy = MaximumEntropy(target=-0.4, initial=0.0, learning_rate=1e-2)
     fit = Fit(steps=6000, batch_size=64, decay=(1.0,))  # a falling rate would freeze the policy where beta still moves
     agent = make_bandit_agent(entropy=entropy, initial_policy_fit=fit)
-    _, _, metrics = train_bandit(agent, 2)
+    _, _, metrics = train_bandit(pretrained(agent, pretraining[1], {"behavior"}), 1)
     assert metrics["entropy"] == pytest.approx(-0.4, abs=0.05)
     assert agent.entropy_multiplier.value.numpy() > 0.1
