@@ -6,6 +6,7 @@ A command imports what needs TensorFlow inside its functions: --help and a wrong
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from logging import Formatter, LogRecord
@@ -43,6 +44,9 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         except Interrupted as stop:
             print(f"stopped at {stop}; the same command goes on from there")
             return 128 + stop.signal_number
+        except KeyboardInterrupt:  # before or after long work, which answers for itself
+            print("stopped; the same command begins anew")
+            return 128 + signal.SIGINT
         except (UserError, OSError) as error:  # a full disk or a lost directory is the user's to mend, too
             if _DEBUG.value:
                 raise

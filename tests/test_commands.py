@@ -111,7 +111,17 @@ def test_a_run_from_the_command_line(trained):
     assert outcome.status == 0, outcome.stderr
     assert "Traceback" not in outcome.stderr and "error:" not in outcome.stderr
     directory = run_directory(root)
-    assert outcome.stdout.splitlines()[-1] == f"results: {directory}"
+    *_, data, curves, _, deploy, last = outcome.stdout.splitlines()
+    assert last == f"results: {directory}"
+    # no episode of the dataset is broken off but the last one; the score that is said is the one that is written
+    assert re.fullmatch(r"data     score \d+\.\d, return \d+\.\d \(mean of \d+ episodes\)", data)
+    assert curves == f"curves   python -m brac_plus_tf.plot {directory}"
+    assert deploy.startswith(f"deploy   python -m brac_plus_tf.export --run_dir={directory} ")
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    said = f"policy   score {evaluation['score_mean']:.1f} +- {evaluation['score_std']:.1f}, return "
+    assert f"\n{said}" in outcome.stdout
+    for stage in ("behavior", "initial_policy", "initial_critic", "main"):
+        assert f"{stage}: compiling ...\n{stage}: " in outcome.stdout
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     files -= {name for name in files if name.startswith(("tensorboard/events.out.tfevents.", "checkpoints/"))}
     assert files == {
@@ -155,7 +165,8 @@ def test_a_stopped_run_says_so_and_keeps_its_place(trained):
     _, _, root, outcome = trained
     assert outcome.status == 128 + 15
     assert "Traceback" not in outcome.stderr
-    last = outcome.stdout.splitlines()[-1]
+    answer, *_, last = outcome.stdout.splitlines()[-2:]
+    assert answer == "stopping: saving ..."
     stopped_at = re.fullmatch(r"stopped at main step (\d+); the same command goes on from there", last)
     assert stopped_at and 0 < int(stopped_at[1]) < 240
     assert (run_directory(root) / "checkpoints" / f"3-{int(stopped_at[1]):09d}.safetensors").exists()
@@ -206,12 +217,28 @@ def test_other_settings_of_the_main_stage_reuse_the_stages_before_it(trained, da
     assert len(stored) > 20
     for name, array in stored:
         np.testing.assert_array_equal(state[name], array, err_msg=name)
+    lines = (run_directory(trained[0]) / "metrics.csv").read_text().splitlines()
+    assert (directory / "metrics.csv").read_text().splitlines() == [x for x in lines if not x.startswith("main,")]
 
     assert [message for message in caplog.messages if "not evaluated" in message] == caplog.messages[-1:]
     assert outcome.stdout.splitlines()[-1] == f"results: {directory}"
     assert not (directory / "evaluation.json").exists()
     assert (directory / "saved_model" / "saved_model.pb").exists()
     assert "name one with --env" in the_error(run_here("evaluate", f"--run_dir={directory}"))
+
+
+def test_a_run_that_reuses_stages_ends_like_one_that_trained_them(trained, dataset, tmp_path):
+    """In every metric and every tensor of every checkpoint, the optimiser slots of the reused stages included."""
+    root = tmp_path / "runs"
+    shutil.copytree(trained[0] / "stage_cache", root / "stage_cache")
+    outcome = run_here("train", *arguments(root, dataset))
+    assert outcome.status == 0 and outcome.stdout.count("steps reused from an equal run") == 3
+    first, second = run_directory(trained[0]), run_directory(root)
+    assert results(first) == results(second)
+    checkpoints = [sorted((run / "checkpoints").iterdir()) for run in (first, second)]
+    assert [path.name for path in checkpoints[0]] == [path.name for path in checkpoints[1]]
+    for one, other in zip(*checkpoints, strict=True):
+        assert_same_bits(load_file(one), load_file(other))
 
 
 # What training refuses ------------------------------------------------------------------------------------------------

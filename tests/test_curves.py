@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_figure
-from brac_plus_tf.runs.curves import COLORS, draw_runs, read_curves
+from brac_plus_tf.runs.curves import COLORS, draw_runs, look_of, read_curves
 
 # Two stages of 40 and 60 steps; by hand the second's steps are 40 more on the common axis
 ROWS = [
@@ -150,6 +150,11 @@ def test_an_axis_is_logarithmic_only_for_what_spans_much(tmp_path):
     figure, _ = drawn(write_run(tmp_path / "run", rows))
     scales = {axes.get_title(): axes.get_yscale() for axes in figure.axes}
     assert scales == {"divergence": "log", "multiplier": "linear", "Q": "linear"}
+
+
+def test_no_two_of_many_agents_look_the_same():
+    """All nine of the package's in one figure."""
+    assert len({look_of(index) for index in range(14)}) == 14
 
 
 # The command ----------------------------------------------------------------------------------------------------------

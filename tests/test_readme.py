@@ -79,6 +79,7 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
         pathlib.Path("runs/hopper-quickstart/brac_plus_short-smoke/0/evaluation-max_q-0.json").read_text()
     )
     assert report["episodes"] == 20 and len(report["returns"]) == 20
+    assert pathlib.Path("runs/hopper-quickstart/brac_plus_short-smoke/0/curves.png").exists()
     assert pathlib.Path("runs/my_data/brac_plus_short-smoke/0/saved_model").exists()
     assert not pathlib.Path("runs/my_data/brac_plus_short-smoke/0/evaluation.json").exists()
     check_python_block()

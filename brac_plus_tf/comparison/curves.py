@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from brac_plus_tf.comparison.results import Result, names
-from brac_plus_tf.runs.curves import color_of, mean_curve
+from brac_plus_tf.runs.curves import look_of, mean_curve
 
 
 def draw_curves(results: Sequence[Result]) -> Figure:
@@ -17,10 +17,10 @@ def draw_curves(results: Sequence[Result]) -> Figure:
     for panel, dataset in zip(panels, datasets, strict=True):
         here = [result for result in results if result.cell.dataset == dataset]
         for agent in names(here, "agent"):
-            color = color_of(agents.index(agent))
+            color, line = look_of(agents.index(agent))
             curves = [_arrays(result.curve) for result in here if result.cell.agent == agent]
             steps, means = mean_curve(curves)
-            panel.plot(steps, means, label=agent, color=color)
+            panel.plot(steps, means, label=agent, color=color, linestyle=line)
             if len(curves) > 1:
                 values = [value[np.isin(at, steps)] for at, value in curves]
                 panel.fill_between(steps, np.min(values, 0), np.max(values, 0), color=color, alpha=0.2, linewidth=0)

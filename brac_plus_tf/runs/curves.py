@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -26,6 +26,7 @@ from brac_plus_tf.runs.progress import is_loss
 # Okabe and Ito's colours, which people of any colour vision tell apart; without yellow, too faint for a line
 _COLUMNS = 3
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Line = Literal["-", "-."]
 Series = tuple[np.ndarray, np.ndarray]  # steps [T], values [T]
 
 
@@ -128,7 +129,7 @@ def draw_runs(runs: Sequence[RunCurves]) -> Figure:
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel().tolist()
     for axes, panel in zip(grid, shown, strict=False):
         for index, members in enumerate(groups.values()):
-            draw_group(axes, panel, members, color_of(index))
+            draw_group(axes, panel, members, *look_of(index))
         _finish(axes, panel)
     _mark_stages(grid[: len(shown)], runs)
     for index, axes in enumerate(grid):
@@ -141,16 +142,16 @@ def draw_runs(runs: Sequence[RunCurves]) -> Figure:
     return figure
 
 
-def draw_group(axes: Axes, panel: Panel, runs: Sequence[RunCurves], color: str) -> None:
+def draw_group(axes: Axes, panel: Panel, runs: Sequence[RunCurves], color: str, line: Line) -> None:
     """One run as a line, with its spread; several as thin lines, and their mean at the steps that all have."""
     curves = [run.series[panel.metric] for run in runs if panel.metric in run.series]
     bounds = [run.series[panel.bound] for run in runs if panel.bound in run.series]
     for steps, values in curves:
         style = {"linewidth": 0.7, "alpha": 0.5} if len(curves) > 1 else _style(steps)
-        axes.plot(steps, values, color=color, **style)
+        axes.plot(steps, values, color=color, linestyle=line, **style)
     if len(curves) > 1:
         mean = mean_curve(curves)
-        axes.plot(*mean, color=color, **_style(mean[0]))
+        axes.plot(*mean, color=color, linestyle=line, **_style(mean[0]))
     elif panel.spread in runs[0].series:
         steps, values = curves[0]
         deviations = runs[0].series[panel.spread][1]
@@ -159,9 +160,9 @@ def draw_group(axes: Axes, panel: Panel, runs: Sequence[RunCurves], color: str) 
         axes.plot(*mean_curve(bounds), color=color, linewidth=1.2, linestyle="--")
 
 
-def color_of(index: int) -> str:
-    """The colour of a group, by its place among them."""
-    return COLORS[index % len(COLORS)]
+def look_of(index: int) -> tuple[str, Line]:
+    """Colour and line of a group, by its place among them; where there are more than colours, the line differs."""
+    return COLORS[index % len(COLORS)], "-." if index // len(COLORS) % 2 else "-"
 
 
 def mean_curve(curves: Sequence[Series]) -> Series:
@@ -205,7 +206,8 @@ def _add_legend(figure: Figure, groups: Mapping[str, Sequence[RunCurves]], shown
     handles: list[Artist] = []
     for index, (label, runs) in enumerate(groups.items()):
         text = f"{label}, mean of {len(runs)} runs" if len(runs) > 1 else label
-        handles.append(Line2D([], [], color=color_of(index), linewidth=1.6, label=text))
+        color, line = look_of(index)
+        handles.append(Line2D([], [], color=color, linestyle=line, linewidth=1.6, label=text))
     alone = [len(runs) == 1 for runs in groups.values()]
     if not all(alone):
         handles.append(Line2D([], [], color="0.5", linewidth=0.7, label="one run"))
