@@ -9,9 +9,11 @@ import gin
 import gymnasium
 import numpy as np
 import pytest
+import tensorflow as tf
 from safetensors.numpy import load_file
 from tiny import TinyAgent, assert_same_bits, values, write_hopper_dataset, write_random_dataset
 
+from brac_plus_tf.agents.base import stateless
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.stopping import Interrupted
 from brac_plus_tf.core.types import Dimensions
@@ -241,6 +243,23 @@ def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, changes, mes
         trial.run(**changes)
     assert message in str(error.value)
     assert not trial.root.exists()
+
+
+class CallsPython(TinyAgent):
+    """Its actions are computed by Python, which no export can hold."""
+
+    def policies(self):
+        def act(observation, seed):
+            return tf.ensure_shape(tf.py_function(lambda rows: rows[:, :3], [observation], tf.float32), [None, 3])
+
+        return {"mean": stateless(act)}
+
+
+def test_a_policy_that_cannot_be_exported_is_refused_before_it_is_trained(tmp_path):
+    trial, agent = Trial(tmp_path), CallsPython(Dimensions(11, 3))
+    with pytest.raises(UserError, match=r"way to act 'mean'.*EagerPyFunc"):
+        trial.run(agent=lambda problem, seed: agent)
+    assert not trial.root.exists() and agent.updates == {"first": 0, "second": 0}
 
 
 def test_another_action_can_be_evaluated(tmp_path):

@@ -3,6 +3,7 @@ import dataclasses
 import gin
 import numpy as np
 import pytest
+import scipy.stats
 import tiny
 from recordings import export_policy, plan
 
@@ -54,6 +55,20 @@ def test_a_shard_depends_on_its_place_alone(policy):
     for place in ((0, 1), (1, 0)):
         assert not np.isin(one.play(*place).seeds, first.seeds).any()
     assert not np.isin(Player(dataclasses.replace(made, seed=1)).play(0, 0).seeds, first.seeds).any()
+
+
+def test_draws_of_episodes_that_are_played_together_are_independent(tmp_path):
+    """The tiny agent's `sample` is 0.5 tanh(o) + 0.5 tanh(noise), so that the rows tell the noise."""
+    shard = Player(plan(export_policy(tmp_path / "policy"), action="sample", shard_episodes=40, width=40)).play(0, 0)
+    centre = 0.5 * np.tanh(shard.rows.observations[:, :3].astype(np.float64))
+    noise = np.arctanh(np.clip(2.0 * (shard.rows.actions - centre), -1 + 1e-9, 1 - 1e-9))
+    assert scipy.stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+    first = np.append(0, np.cumsum(shard.lengths)[:-1])
+    steps = min(shard.lengths)
+    together = np.stack([noise[start : start + steps] for start in first])  # taken side by side, step by step
+    correlation = np.corrcoef(together.reshape(40, -1)) - np.eye(40)
+    assert np.abs(correlation).max() < 5.0 / np.sqrt(3 * steps)  # the largest of 780
+    assert len(np.unique(noise)) == noise.size
 
 
 # Processes --------------------------------------------------------------------------------------------------------
