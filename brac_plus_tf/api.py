@@ -17,8 +17,9 @@ from brac_plus_tf.core.settings import describe
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.acting import Acting
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator
-from brac_plus_tf.policies.saved_policy import Acting, DeployedPolicy
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs.metrics_log import MetricRow, read_metrics
 from brac_plus_tf.runs.session import RunSettings, Session, problem_of
 from brac_plus_tf.runs.trainer import Loop

@@ -13,16 +13,14 @@ from brac_plus_tf import command_line
 def main(argv: Sequence[str]) -> None:
     """The command."""
     from brac_plus_tf.core.files import write_json
-    from brac_plus_tf.runs.facts import read_facts
-    from brac_plus_tf.runs.finished import evaluate, run_task
+    from brac_plus_tf.runs.finished import evaluate
 
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
-    seed = int(str(read_facts(values.run_dir)["seed"])) if values.seed is None else values.seed
-    task = command_line.named_task() or run_task(values.run_dir)
-    content = evaluate(values.run_dir, task, values.episodes, values.action, seed, values.backend)
+    task = command_line.named_task()
+    content = evaluate(values.run_dir, task, values.episodes, values.action, values.seed, values.backend)
     print(format_report(content))
-    path = values.run_dir / f"evaluation-{values.action}-{seed}.json"
+    path = values.run_dir / f"evaluation-{content['action']}-{content['seed']}.json"
     write_json(path, content)
     print(f"results: {path}")
 
@@ -40,15 +38,10 @@ def format_report(content: Mapping[str, object]) -> str:
 if __name__ == "__main__":
     command_line.define_path("run_dir", None, "Directory of a finished run.", required=True)
     flags.DEFINE_integer("episodes", 100, "Episodes.", lower_bound=1)
-    flags.DEFINE_string(
-        "action", "mean", "mean: tanh of the mean; sample: a draw; max_q: the critics' best of several."
-    )
-    flags.DEFINE_integer(
-        "seed",
-        None,
-        "Seed of the episodes' starts and, for 'sample', of the draws; without it the run's own.",
-        lower_bound=0,
-    )
+    actions = "mean: tanh of the mean; sample: a draw; max_q: the critics' best of several"
+    flags.DEFINE_string("action", None, f"{actions}. Without it what the run itself was evaluated by.")
+    seeds = "Seed of the episodes' starts and, for 'sample', of the draws. Without it the run's own."
+    flags.DEFINE_integer("seed", None, seeds, lower_bound=0)
     command_line.define_simulator_flags("Environment, instead of the run's own.")
     command_line.define_task_flags()
     command_line.run_command(main)

@@ -6,8 +6,8 @@ import pytest
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments.tasks import ReferenceScore, find_task
 from brac_plus_tf.policies import evaluation
+from brac_plus_tf.policies.acting import WayToAct
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
-from brac_plus_tf.policies.saved_policy import WayToAct
 
 TASK = dataclasses.replace(find_task("Hopper-v4"), reference_score=ReferenceScore(-20.0, 180.0, "made up"))
 

@@ -42,7 +42,7 @@ def test_a_run_and_its_evaluation_say_the_same(tmp_path):
     run("nonsense", "-m", "brac_plus_tf.train", *flags, cwd=tmp_path)
     (path,) = tmp_path.rglob("evaluation.json")
     own = json.loads(path.read_text())
-    flags = [f"--run_dir={path.parent}", f"--episodes={own['episodes']}", f"--action={own['action']}"]
+    flags = [f"--run_dir={path.parent}", f"--episodes={own['episodes']}"]
     run("egl", "-m", "brac_plus_tf.evaluate", *flags, cwd=tmp_path)
     again = json.loads((path.parent / f"evaluation-{own['action']}-0.json").read_text())
-    assert again == {key: value for key, value in own.items() if key != "last_evaluations"}
+    assert again == {key: value for key, value in own.items() if key != "last_evaluations"} | {"seed": 0}

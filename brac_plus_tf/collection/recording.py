@@ -22,8 +22,9 @@ from brac_plus_tf.data.rows import Rows, join_rows
 from brac_plus_tf.data.scaling import task_scaling
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import Task
+from brac_plus_tf.policies.acting import ArrayState
 from brac_plus_tf.policies.rollouts import Round, Simulators
-from brac_plus_tf.policies.saved_policy import ArrayState, LoadedPolicy
+from brac_plus_tf.policies.saved_policy import LoadedPolicy
 
 _FORMAT = 3  # of the shards; others are not gone on with
 

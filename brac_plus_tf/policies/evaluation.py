@@ -11,8 +11,8 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.environments.tasks import Task
+from brac_plus_tf.policies.acting import ArrayState, WayToAct
 from brac_plus_tf.policies.rollouts import THREADS, Simulators
-from brac_plus_tf.policies.saved_policy import ArrayState, WayToAct
 
 _WIDTH = 100  # environments stepped side by side; beyond this the policy's cost per step no longer falls
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from brac_plus_tf.policies.saved_policy import ArrayState
+from brac_plus_tf.policies.acting import ArrayState
 
 THREADS = min(2, os.cpu_count() or 1)  # MuJoCo lets other threads run while it computes, which is half of a step
 

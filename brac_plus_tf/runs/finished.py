@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed
@@ -13,28 +14,28 @@ from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, re
 from brac_plus_tf.runs.facts import read_facts
 
 
-def run_task(run_dir: Path) -> Task:
-    """The task that the run was trained for.
-
-    Raises:
-      UserError: if it was trained without an environment.
-    """
-    recorded = read_facts(run_dir).get("environment")
-    if not isinstance(recorded, dict):
-        raise UserError(f"{run_dir}: trained without an environment; name one with --env")
-    return recorded_task(recorded)
-
-
-def evaluate(run_dir: Path, task: Task, episodes: int, action: str, seed: int, backend: str) -> dict[str, object]:
-    """Runs `episodes` episodes of the exported policy and returns what evaluation.json holds of them.
+def evaluate(
+    run_dir: Path, task: Task | None, episodes: int, action: str | None, seed: int | None, backend: str
+) -> dict[str, object]:
+    """Runs `episodes` episodes of the exported policy and returns what evaluation.json holds of them, and the seed.
 
     Args:
-      seed: episodes start as in the evaluations of a run with that seed: with the run's own, its last policy earns what
-        the run's evaluation.json says.
+      task, action, seed: None for the run's own. Episodes start as in the evaluations of a run with that seed, so that
+        with the run's own the last policy earns what the run's evaluation.json says.
     Raises:
-      UserError: if the run has no exported policy, or one that does not fit the task.
+      UserError: if the run has no exported policy or none that fits the task, or was trained without an environment.
     """
+    facts: dict[str, Any] = read_facts(run_dir)
     policy = LoadedPolicy(_saved_model(run_dir))
+    try:
+        task = task or recorded_task(facts["environment"])
+        action = action or str(facts["action"])
+        seed = int(facts["seed"]) if seed is None else seed
+    except (LookupError, TypeError, ValueError) as error:
+        what = "was trained without an environment; name one with --env"
+        if facts.get("environment"):
+            what = f"run.json does not say how it was evaluated ({error}); give --env, --action and --seed"
+        raise UserError(f"{run_dir}: {what}") from error
     way = policy.way(action)
     policy.check_fits(task)
     made: list[Environment] = []
@@ -45,7 +46,7 @@ def evaluate(run_dir: Path, task: Task, episodes: int, action: str, seed: int, b
 
     starts = initializer_seed(seed, "evaluation")
     outcome = Evaluator(make, task.horizon).run(way, episodes, starts, progress=True)
-    return report(outcome, task, made[0].backend, action)
+    return {**report(outcome, task, made[0].backend, action), "seed": seed}
 
 
 def export(run_dir: Path, output: Path) -> None:

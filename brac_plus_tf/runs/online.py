@@ -215,6 +215,7 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
         "smoke": experiment.smoke,
         "seed": seed,
         "environment": {**task.facts(), "backend": evaluation.backend},
+        "action": experiment.action,
         "dataset": None,
         "configuration": configuration.fingerprint(),
     }

@@ -125,6 +125,7 @@ class Session:
             "smoke": settings.smoke,
             "seed": self._seed,
             "environment": {**task.facts(), "backend": evaluation.backend} if task and evaluation else None,
+            "action": settings.action,
             "dataset": self._dataset.facts(),
             "configuration": fingerprint,
         }
