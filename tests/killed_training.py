@@ -1,9 +1,9 @@
 """Trains in one process after another, each killed by SIGKILL at a chosen moment, until one may finish.
 
-python killed_training.py MOMENT[,MOMENT...] TRAINING_ARGUMENTS...      a moment is kind:count, or `none` for no kill
+killed_training.py MOMENT[,MOMENT...] TRAINING_ARGUMENTS...      a moment is kind:count, or `none` for no kill
 
-Not a test itself: test_kills.py runs it. It prints the exit status of each process. TensorFlow is imported once and
-the processes are forked before it starts any thread.
+Not a test itself: test_kills.py runs it as a `ForkedProcess`, which has imported everything and started no thread, so
+that it can be forked again. It prints the exit status of each process.
 """
 
 import os
@@ -12,8 +12,7 @@ import signal
 import sys
 from collections import Counter
 
-import brac_plus_tf.train  # noqa: F401 (imports everything that training needs)
-from brac_plus_tf.policies import evaluation, saved_policy
+from brac_plus_tf.policies import rollouts, saved_policy
 from brac_plus_tf.runs import checkpoints, experiment, metrics_log, outcome, run_record, trainer
 
 
@@ -76,7 +75,7 @@ def arm(moment: str) -> None:
     os.replace = rename
     run_record.RunRecord.write_metrics = write_half_a_row
     wrap(trainer._Training, "_take_steps", before="before steps", after="after steps")
-    wrap(evaluation.Evaluator, "_reset", before="episode")
+    wrap(rollouts._Places, "_reset", before="episode")
     wrap(saved_policy, "place_directory", before="export")
     wrap(experiment.LivePolicyEvaluation, "final", before="final episodes")
     wrap(outcome, "write_json", before="final evaluation")
