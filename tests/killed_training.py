@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 
 from brac_plus_tf.policies import rollouts, saved_policy
-from brac_plus_tf.runs import checkpoints, experiment, metrics_log, outcome, run_record, trainer
+from brac_plus_tf.runs import checkpoints, metrics_log, outcome, run_record, session, trainer
 
 
 def arm(moment: str) -> None:
@@ -77,7 +77,7 @@ def arm(moment: str) -> None:
     wrap(trainer._Training, "_take_steps", before="before steps", after="after steps")
     wrap(rollouts._Places, "_reset", before="episode")
     wrap(saved_policy, "place_directory", before="export")
-    wrap(experiment.LivePolicyEvaluation, "final", before="final episodes")
+    wrap(session.LivePolicyEvaluation, "final", before="final episodes")
     wrap(outcome, "write_json", before="final evaluation")
     wrap(run_record.RunRecord, "save", after="checkpoint")
 
