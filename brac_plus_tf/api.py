@@ -20,6 +20,7 @@ from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.acting import Acting
 from brac_plus_tf.policies.evaluation import Episodes, Evaluator
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.runs import trainer
 from brac_plus_tf.runs.metrics_log import MetricRow, read_metrics
 from brac_plus_tf.runs.session import RunSettings, Session, problem_of
 from brac_plus_tf.runs.trainer import Loop
@@ -91,7 +92,10 @@ def train(
     place = Path(kept.name if kept else directory or "")
     session = Session(run_settings, agent, dataset, task, seed)
     configuration = _configuration(agent, run_settings.loop)
-    session.train(place, place / "stages", configuration, hashlib.sha256(configuration.encode()).hexdigest())
+    fingerprint = hashlib.sha256(configuration.encode()).hexdigest()
+    training_run = session.begin(place, place / "stages", configuration, fingerprint)
+    trainer.run(training_run)
+    session.finish(training_run)
     evaluation = json.loads((place / "evaluation.json").read_text()) if task else None
     return Run(agent, session.policy, place, evaluation, kept)
 

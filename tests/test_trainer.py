@@ -40,7 +40,8 @@ class Run:
         record = RunRecord(self.directory)
         cache = StageCache(self.cache, agent, DATASET, self.seed, self.loop.compiled, self.loop.steps_per_call)
         try:
-            trainer.run(agent, DATASET, record, cache, evaluate, self.seed, self.loop, TrainingProgress())
+            progress = TrainingProgress()
+            trainer.run(trainer.TrainingRun(agent, DATASET, record, cache, evaluate, self.seed, self.loop, progress))
         finally:
             record.flush()
             record._lock.close()

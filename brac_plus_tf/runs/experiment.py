@@ -12,7 +12,7 @@ from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.sources import dataset_task, source_label
 from brac_plus_tf.environments.tasks import Task
-from brac_plus_tf.runs import configuration
+from brac_plus_tf.runs import configuration, trainer
 from brac_plus_tf.runs.session import RunSettings, Session, problem_of
 
 
@@ -56,7 +56,10 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     directory = Path(root_dir) / task_label(names) / experiment.run_name / str(seed)
     if task is None:
         logging.warning("no environment: the policy is trained and exported, but not evaluated")
-    session.train(directory, Path(root_dir) / "stage_cache", operative_config, configuration.fingerprint())
+    fingerprint = configuration.fingerprint()
+    training_run = session.begin(directory, Path(root_dir) / "stage_cache", operative_config, fingerprint)
+    trainer.run(training_run)
+    session.finish(training_run)
     return directory
 
 

@@ -223,7 +223,7 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     keeper = _Keeper(experiment, task, buffer, policy, record.directory, facts)
     progress = TrainingProgress(experiment.evaluation_episodes)
     evaluate = keeper.watching(evaluation.intermediate)
-    trainer.run(agent, buffer, record, None, evaluate, seed, experiment.loop, progress)
+    trainer.run(trainer.TrainingRun(agent, buffer, record, None, evaluate, seed, experiment.loop, progress))
     keeper.keep_replay()
     write_curves(record.directory)
     finish(record, evaluation, policy, facts)

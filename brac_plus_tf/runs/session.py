@@ -110,9 +110,10 @@ class Session:
         self._settings, self._agent, self._dataset, self._task, self._seed = settings, agent, dataset, task, seed
         self.policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
         self._evaluation = LivePolicyEvaluation(settings, task, self.policy, seed) if task else None
+        self._facts: dict[str, object] = {}
 
-    def train(self, directory: Path, cache: Path, configuration: str, fingerprint: str) -> None:
-        """Trains, evaluates and exports into a run directory, from where an earlier call was stopped, if it was.
+    def begin(self, directory: Path, cache: Path, configuration: str, fingerprint: str) -> trainer.TrainingRun:
+        """What the training loop is to do, in a run directory; where an earlier run was stopped there, it goes on.
 
         Args:
           cache: directory of the stages that runs may share. configuration: in the form of gin, one setting a line;
@@ -120,7 +121,7 @@ class Session:
         """
         settings, task, evaluation, loop = self._settings, self._task, self._evaluation, self._settings.loop
         record = RunRecord(directory)
-        facts = {
+        self._facts = {
             "agent": settings.run_name,
             "smoke": settings.smoke,
             "seed": self._seed,
@@ -129,11 +130,15 @@ class Session:
             "dataset": self._dataset.facts(),
             "configuration": fingerprint,
         }
-        record.begin(configuration, {**facts, "host": host_facts()})
+        record.begin(configuration, {**self._facts, "host": host_facts()})
         stages = StageCache(cache, self._agent, self._dataset, self._seed, loop.compiled, loop.steps_per_call)
         progress = TrainingProgress(settings.evaluation_episodes)
         evaluate = evaluation.intermediate if evaluation else None
-        trainer.run(self._agent, self._dataset, record, stages, evaluate, self._seed, loop, progress)
-        finish(record, evaluation, self.policy, facts)
-        episodes = self._dataset.episodes
-        progress.say(summary(directory, record.warnings, task, episodes.returns[episodes.complete]))
+        return trainer.TrainingRun(self._agent, self._dataset, record, stages, evaluate, self._seed, loop, progress)
+
+    def finish(self, trained: trainer.TrainingRun) -> None:
+        """Evaluates and exports the last policy, and says what came of it."""
+        record, episodes = trained.record, self._dataset.episodes
+        finish(record, self._evaluation, self.policy, self._facts)
+        whole = episodes.returns[episodes.complete]
+        trained.progress.say(summary(record.directory, record.warnings, self._task, whole))

@@ -44,29 +44,37 @@ class Loop(HyperParameters):
                 raise UserError(f"Loop.{name} is {getattr(self, name)}: it must be at least 1")
 
 
-def run(
-    agent: Agent,
-    dataset: TransitionSource,
-    record: RunRecord,
-    cache: StageCache | None,
-    evaluate: Evaluate | None,
-    seed: int,
-    loop: Loop,
-    progress: TrainingProgress,
-) -> None:
-    """Trains `agent` through all its stages, from the newest checkpoint on if there is one, and tells `progress`.
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """What is trained on what, and who is told.
 
-    Args:
-      cache: where pre-trained stages are found and kept; None for neither.
-      evaluate: () -> metrics of the current policy; None where there is no environment.
+    cache: where pre-trained stages are found and kept; None for neither.
+    evaluate: () -> metrics of the current policy; None where there is no environment.
+    """
+
+    agent: Agent
+    dataset: TransitionSource
+    record: RunRecord
+    cache: StageCache | None
+    evaluate: Evaluate | None
+    seed: int
+    loop: Loop
+    progress: TrainingProgress
+
+
+def run(training_run: TrainingRun) -> None:
+    """Trains an agent through all its stages, from the newest checkpoint on if there is one.
+
     Raises:
       Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
       UserError: if a metric is not finite.
     """
+    agent, record, cache, loop = training_run.agent, training_run.record, training_run.cache, training_run.loop
+    evaluate, progress = training_run.evaluate, training_run.progress
     variables, learned = state_of(agent), named_variables(agent.components())
     position, stages = record.restore(variables), agent.stages()
     with stop_requests(progress.say) as stopping:
-        training = _Training(stages, variables, learned, dataset, record, evaluate, seed, loop, progress, stopping)
+        training = _Training(training_run, stages, variables, learned, stopping)
         for index in range(position.stage, len(stages)):
             stage, step = stages[index], position.step if index == position.stage else 0
             # a stage that is evaluated on the way is trained: its evaluations are not kept with it
@@ -76,7 +84,8 @@ def run(
                 progress.reused(stage)
             else:
                 with progress.stage(stage, step):
-                    run_steps = compile_stage(stage, dataset, fold(base_seed(seed), index), loop.compiled)
+                    seed = fold(base_seed(training_run.seed), index)
+                    run_steps = compile_stage(stage, training_run.dataset, seed, loop.compiled)
                     training.train(run_steps, index, step)
                 if cache:
                     cache.store(stages, index, record.report(stage.name))
@@ -89,20 +98,15 @@ def run(
 class _Training:
     """What every stage of a run is trained with; see `run`."""
 
+    run: TrainingRun
     stages: Sequence[Stage]
     variables: Mapping[str, tf.Variable]
     learned: Mapping[str, tf.Variable]  # those that must stay finite
-    dataset: TransitionSource
-    record: RunRecord
-    evaluate: Evaluate | None
-    seed: int
-    loop: Loop
-    progress: TrainingProgress
     stopping: list[int]
 
     def train(self, run_steps: RunSteps, index: int, step: int) -> None:
         """Stage number `index` from `step` to its end."""
-        stage, seed = self.stages[index], fold(base_seed(self.seed), index)
+        stage, seed = self.stages[index], fold(base_seed(self.run.seed), index)
         while step < stage.steps:
             if step % stage.epoch_steps == 0:
                 self._prepare(stage, step, seed)
@@ -113,28 +117,28 @@ class _Training:
             if self._evaluation_is_due(stage, step):
                 self._evaluate(stage, step)
             if self.stopping or self._checkpoint_is_due(start, step):
-                self.record.save(self.variables, Position(index, step))
+                self.run.record.save(self.variables, Position(index, step))
             if self.stopping:
                 raise Interrupted(f"{stage.name} step {step}", self.stopping[0])
 
     def _end_of_call(self, stage: Stage, step: int) -> int:
         """Calls end at multiples of their length, and where an epoch or the stage ends."""
-        ends = (_next_multiple(step, size) for size in (self.loop.steps_per_call, stage.epoch_steps))
+        ends = (_next_multiple(step, size) for size in (self.run.loop.steps_per_call, stage.epoch_steps))
         return min(*ends, stage.steps)
 
     def _evaluation_is_due(self, stage: Stage, step: int) -> bool:
-        interval = self.loop.evaluation_epochs * stage.epoch_steps
-        return stage.evaluate and self.evaluate is not None and (step % interval == 0 or step == stage.steps)
+        interval = self.run.loop.evaluation_epochs * stage.epoch_steps
+        return stage.evaluate and self.run.evaluate is not None and (step % interval == 0 or step == stage.steps)
 
     def _checkpoint_is_due(self, start: int, step: int) -> bool:
-        return start // self.loop.checkpoint_interval != step // self.loop.checkpoint_interval
+        return start // self.run.loop.checkpoint_interval != step // self.run.loop.checkpoint_interval
 
     def _prepare(self, stage: Stage, step: int, seed: tf.Tensor) -> None:
-        found = stage.prepare(self.dataset, step, fold(seed, Purpose.EPOCH, step))
+        found = stage.prepare(self.run.dataset, step, fold(seed, Purpose.EPOCH, step))
         for warning in found.warnings:
             self._warn(stage, "", f"{stage.name}: {warning}")
         if found.metrics:
-            self.record.write_metrics(stage.name, step, found.metrics)
+            self.run.record.write_metrics(stage.name, step, found.metrics)
 
     def _take_steps(self, run_steps: RunSteps, stage: Stage, start: int, step: int) -> dict[str, float]:
         """One compiled call; a loss, gradient or variable that is not finite ends the run: Adam keeps every gradient.
@@ -151,26 +155,26 @@ class _Training:
                 f"{stage.name}: {', '.join(broken)} not finite between steps {start} and {step}; training stopped, "
                 "the last checkpoint is from before; lower the learning rate or check the data"
             )
-        self.record.write_timing(stage.name, step, count, time.perf_counter() - began)
-        self.record.write_metrics(stage.name, step, means)
-        self.progress.trained(count, means)
+        self.run.record.write_timing(stage.name, step, count, time.perf_counter() - began)
+        self.run.record.write_metrics(stage.name, step, means)
+        self.run.progress.trained(count, means)
         return means
 
     def _watch(self, stage: Stage, step: int, means: Mapping[str, float]) -> None:
-        for topic, warning in stage.watch(self.dataset, step, means).items():
-            if (stage.name, topic) not in {(warned.stage, warned.topic) for warned in self.record.warnings}:
+        for topic, warning in stage.watch(self.run.dataset, step, means).items():
+            if (stage.name, topic) not in {(warned.stage, warned.topic) for warned in self.run.record.warnings}:
                 self._warn(stage, topic, f"{stage.name} step {step}: {warning}")
 
     def _warn(self, stage: Stage, topic: str, text: str) -> None:
-        self.progress.warn(text)
-        self.record.warnings.append(Warned(stage.name, topic, text))
+        self.run.progress.warn(text)
+        self.run.record.warnings.append(Warned(stage.name, topic, text))
 
     def _evaluate(self, stage: Stage, step: int) -> None:
-        assert self.evaluate is not None
-        self.progress.evaluating()
-        scores = self.evaluate()
-        self.record.write_metrics(stage.name, step, {f"evaluation/{key}": value for key, value in scores.items()})
-        self.progress.evaluated(scores)
+        assert self.run.evaluate is not None
+        self.run.progress.evaluating()
+        scores = self.run.evaluate()
+        self.run.record.write_metrics(stage.name, step, {f"evaluation/{key}": value for key, value in scores.items()})
+        self.run.progress.evaluated(scores)
 
 
 def _is_finite(variable: tf.Variable) -> bool:

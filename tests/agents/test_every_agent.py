@@ -125,7 +125,7 @@ def test_all_that_an_agent_names_learns_in_some_stage_and_a_reusable_stage_says_
     assert changed(start, tiny.values(agent)) == set(agent.components()) - constant
 
 
-@pytest.mark.parametrize("name", set(TRAINED))
+@pytest.mark.parametrize("name", sorted(TRAINED))
 def test_each_stage_changes_what_it_trains_and_nothing_else(name):
     agent = AGENTS[name](0)
     assert [stage.name for stage in agent.stages()] == [
