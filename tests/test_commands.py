@@ -111,15 +111,14 @@ def test_a_run_from_the_command_line(trained):
     assert outcome.status == 0, outcome.stderr
     assert "Traceback" not in outcome.stderr and "error:" not in outcome.stderr
     directory = run_directory(root)
-    *_, data, curves, _, deploy, last = outcome.stdout.splitlines()
-    assert last == f"results: {directory}"
-    # no episode of the dataset is broken off but the last one; the score that is said is the one that is written
-    assert re.fullmatch(r"data     score \d+\.\d, return \d+\.\d \(mean of \d+ episodes\)", data)
-    assert curves == f"curves   python -m brac_plus_tf.plot {directory}"
-    assert deploy.startswith(f"deploy   python -m brac_plus_tf.export --run_dir={directory} ")
+    assert outcome.stdout.splitlines()[-1] == f"results: {directory}"
+    said = {line[:8].strip(): line[9:] for line in outcome.stdout.splitlines()}
     evaluation = json.loads((directory / "evaluation.json").read_text())
-    said = f"policy   score {evaluation['score_mean']:.1f} +- {evaluation['score_std']:.1f}, return "
-    assert f"\n{said}" in outcome.stdout
+    score = f"score {evaluation['score_mean']:.1f} +- {evaluation['score_std']:.1f}, return "
+    assert said["policy"].startswith(score)
+    assert re.fullmatch(r"score \d+\.\d, return \d+\.\d \(mean of \d+ episodes\)", said["data"])
+    assert said["curves"] == f"python -m brac_plus_tf.plot {directory}"
+    assert said["deploy"].startswith(f"python -m brac_plus_tf.export --run_dir={directory} ")
     for stage in ("behavior", "initial_policy", "initial_critic", "main"):
         assert f"{stage}: compiling ...\n{stage}: " in outcome.stdout
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
