@@ -137,7 +137,8 @@ def test_sample_moments_of_a_random_network_against_integration_over_the_latent(
 @pytest.mark.parametrize("clip", [0.5, 2.0])
 def test_prior_decoder_clips_each_latent(clip):
     vae = LinearGaussian(np.zeros(3), np.ones(3), np.ones(3)).vae()  # the decoder's mean is the latent
-    latent = vae.prior_decoder(normal(B, 6), 2000, clip, SEED).mean().numpy()
+    # of the one component: the weight of 1 beside it is only nearly so on some processors
+    latent = vae.prior_decoder(normal(B, 6), 2000, clip, SEED).components_distribution.mean()[..., 0, :].numpy()
     assert latent.shape == (2000, B, 3)
     assert np.abs(latent).max() == clip
     assert_mean(np.abs(latent.ravel()) == clip, 2.0 * stats.norm.sf(clip))  # the two tails of N(0, 1)

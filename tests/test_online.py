@@ -47,7 +47,7 @@ class OneStageAgent(Agent):
         self.total = tf.Variable(tf.zeros([problem.dimensions.observation]))
 
     def stages(self):
-        return [Stage("main", 7, uniform_rows(16)(self.update), EPOCH, evaluate=True)]
+        return [Stage("main", 7, uniform_rows(16), self.update, EPOCH, evaluate=True)]
 
     def components(self):
         return {"total": [self.total]}

@@ -31,7 +31,7 @@ def evaluate(
         task = task or recorded_task(facts["environment"])
         action = action or str(facts["action"])
         seed = int(facts["seed"]) if seed is None else seed
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # whatever was written into run.json
         what = "was trained without an environment; name one with --env"
         if facts.get("environment"):
             what = f"run.json does not say how it was evaluated ({error}); give --env, --action and --seed"

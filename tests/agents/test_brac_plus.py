@@ -190,9 +190,9 @@ def test_one_trace_per_stage():
     for stage in agent.stages():
         calls = []
 
-        def counted(batch, seed, step, update=stage.update, calls=calls):
+        def counted(batch, seed, update=stage.update, calls=calls):
             calls.append(1)
-            return update(batch, seed, step)
+            return update(batch, seed)
 
         run_steps = compile_stage(dataclasses.replace(stage, update=counted), dataset, SEED, compiled=False)
         for first, count in ((0, 2), (2, 5), (7, 1)):
@@ -225,8 +225,8 @@ def test_first_thresholds_are_measured_on_the_data():
     first = np.linspace(1.0, 3.0, 400)
     observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
     agent = make_agent(divergence=constant_divergence, threshold=RelativeThreshold(1.5))
-    warnings = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
-    assert warnings == []
+    found = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
+    assert found == ([], {})
     assert agent.thresholds.divergence.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
     assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
 
@@ -243,7 +243,7 @@ def test_unreachable_threshold_warns_with_both_numbers():
     first = np.full((400, 1), 2.0)
     observation = np.concatenate([first, np.zeros((400, 4))], axis=1)
     agent = make_agent(divergence=constant_divergence, threshold=AbsoluteThreshold(0.5))
-    (warning,) = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
+    (warning,) = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED).warnings
     assert "0.5" in warning and "2" in warning
     assert agent.thresholds.divergence.numpy() == 0.5
 

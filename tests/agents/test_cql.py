@@ -78,7 +78,7 @@ def test_critic_loss_by_hand():
     )
     agent.critic.set_weights(linear_critic([[1, 0, 0, 0, 0], [0, 2, 0, 0, 0]], [0.0, 1.0]).get_weights())
     batch = tiny.make_dataset(50, DIMENSIONS).sample((20,), SEED)._replace(discount=tf.zeros([20]))
-    metrics = agent._fit_critic(batch, SEED)
+    metrics = agent._fit_conservative_critic(batch, SEED)
     observation, reward = batch.observation.numpy(), batch.reward.numpy()
     errors = [(observation[:, 0] - reward) ** 2, (2.0 * observation[:, 1] + 1.0 - reward) ** 2]
     gap = math.log(31)  # logsumexp of 31 equal values lies log 31 above them, whatever they are

@@ -147,12 +147,13 @@ def test_targets_start_as_copies_and_follow_by_tau(name):
     start = [variable.numpy() for variable in agent.critic.variables]
     for value, target in zip(start, agent.target_critic.variables, strict=True):
         np.testing.assert_array_equal(target.numpy(), value)
-    take_step(agent.stages()[-1], dataset(), SEED, tf.constant(0))
+    take_step(agent.stages()[-1], dataset(), SEED, tf.constant(1))  # with which also a delayed target follows
     for old, source, target in zip(start, agent.critic.variables, agent.target_critic.variables, strict=True):
         np.testing.assert_allclose(target.numpy(), 0.75 * old + 0.25 * source.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+# BRAC+'s steps on thresholds that no stage has measured reach 1e3: test_brac_plus.py compares those of a measured one
+@pytest.mark.parametrize("name", [name for name in AGENTS if name != "brac_plus"])
 def test_an_eager_step_equals_the_compiled_one_and_another_seed_does_not(name):
     """One step of the last stage; XLA may reorder sums, which Adam's first steps hardly see."""
     eager, compiled, other = (AGENTS[name](seed) for seed in (0, 0, 1))
