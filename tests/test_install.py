@@ -91,18 +91,27 @@ def test_a_plain_installation_needs_no_simulator_and_nothing_to_draw_with(built)
     assert extras == {"mujoco", "adroit", "plot", "compare", "minari", "d4rl", "test"}
 
 
-def test_every_module_loads_without_the_packages_of_the_extras(installed, tmp_path):
+def test_only_what_draws_or_simulates_needs_the_packages_of_the_extras(installed, tmp_path):
     code = f"""
 import importlib, pkgutil, sys
 sys.modules |= dict.fromkeys({OPTIONAL})
 import brac_plus_tf
 for module in pkgutil.walk_packages(brac_plus_tf.__path__, "brac_plus_tf."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error.name.partition(".")[0])
 print(brac_plus_tf.__file__)
 """
     outcome = start(installed, tmp_path, sys.executable, "-c", code)
     assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout == f"{installed / 'brac_plus_tf' / '__init__.py'}\n"
+    assert outcome.stdout.splitlines() == [
+        "brac_plus_tf.comparison.curves matplotlib",
+        "brac_plus_tf.environments.equivalents gymnasium",
+        "brac_plus_tf.environments.wrappers gymnasium",
+        "brac_plus_tf.runs.curves matplotlib",
+        f"{installed / 'brac_plus_tf' / '__init__.py'}",
+    ]
 
 
 def test_a_missing_extra_is_named_in_one_line(installed, tmp_path):
@@ -112,7 +121,7 @@ def test_a_missing_extra_is_named_in_one_line(installed, tmp_path):
     arguments = ["--gin_file=bc/base.gin", "--dataset=quickstart/hopper-quickstart.hdf5"]
     outcome = start(bare, tmp_path, sys.executable, "-m", "brac_plus_tf.train", *arguments)
     assert (outcome.returncode, outcome.stdout) == (1, "")
-    assert outcome.stderr == "error: the package gymnasium is missing: pip install 'brac_plus_tf[mujoco]'\n"
+    assert outcome.stderr == "error: the package mujoco is missing: pip install 'brac_plus_tf[mujoco]'\n"
     assert not (tmp_path / "runs").exists()
 
 

@@ -27,9 +27,9 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.environments import registry
+from brac_plus_tf.environments.termination import D4RL_PEN, HOPPER, WALKER2D, HealthyRange, healthy_range
 
 _DATASETS = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
-_SOURCE = "d4rl 1.1, infos.py"
 
 
 @gin.register
@@ -59,6 +59,8 @@ class Task:
       horizon: environment steps after which an episode is cut off (a timeout, not a terminal).
       reference_score: returns that mark 0 and 100, or None if nobody has published any.
       dataset_url: where D4RL publishes the file, or None.
+      healthy: the observations at which an episode goes on; None where that cannot be read off an observation or is
+        unknown.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Task:
     horizon: int
     reference_score: ReferenceScore | None = None
     dataset_url: str | None = None
+    healthy: HealthyRange | None = None
 
     def facts(self) -> dict[str, object]:
         """What a run's record says of it, JSON-ready: of one from the table as it is the name alone."""
@@ -107,31 +110,33 @@ class Task:
 
 
 class _Robot(NamedTuple):
-    """What all tasks of one simulated robot share; horizon in environment steps."""
+    """What all tasks of one simulated robot share; horizon in environment steps.
+
+    healthy: where D4RL's episodes go on; None if they never end early.
+    """
 
     environment_id: str
     dimensions: Dimensions
     horizon: int
     reference_score: ReferenceScore
+    healthy: HealthyRange | None = None
+
+
+def _score(minimum: float, maximum: float) -> ReferenceScore:
+    return ReferenceScore(minimum, maximum, "d4rl 1.1, infos.py")
 
 
 _LOCOMOTION = {
-    "hopper": _Robot("Hopper-v4", Dimensions(11, 3), 1000, ReferenceScore(-20.272305, 3234.3, _SOURCE)),
-    "halfcheetah": _Robot("HalfCheetah-v4", Dimensions(17, 6), 1000, ReferenceScore(-280.178953, 12135.0, _SOURCE)),
-    "walker2d": _Robot("Walker2d-v4", Dimensions(17, 6), 1000, ReferenceScore(1.629008, 4592.3, _SOURCE)),
+    "hopper": _Robot("Hopper-v4", Dimensions(11, 3), 1000, _score(-20.272305, 3234.3), HOPPER),
+    "halfcheetah": _Robot("HalfCheetah-v4", Dimensions(17, 6), 1000, _score(-280.178953, 12135.0)),
+    "walker2d": _Robot("Walker2d-v4", Dimensions(17, 6), 1000, _score(1.629008, 4592.3), WALKER2D),
 }
 
 _HANDS = {
-    "pen": _Robot("AdroitHandPen-v1", Dimensions(45, 24), 100, ReferenceScore(96.262799, 3076.8331017826877, _SOURCE)),
-    "hammer": _Robot(
-        "AdroitHandHammer-v1", Dimensions(46, 26), 200, ReferenceScore(-274.856578, 12794.134825156867, _SOURCE)
-    ),
-    "door": _Robot(
-        "AdroitHandDoor-v1", Dimensions(39, 28), 200, ReferenceScore(-56.512833, 2880.5693087298737, _SOURCE)
-    ),
-    "relocate": _Robot(
-        "AdroitHandRelocate-v1", Dimensions(39, 30), 200, ReferenceScore(-6.425911, 4233.877797728884, _SOURCE)
-    ),
+    "pen": _Robot("AdroitHandPen-v1", Dimensions(45, 24), 100, _score(96.262799, 3076.8331017826877), D4RL_PEN),
+    "hammer": _Robot("AdroitHandHammer-v1", Dimensions(46, 26), 200, _score(-274.856578, 12794.134825156867)),
+    "door": _Robot("AdroitHandDoor-v1", Dimensions(39, 28), 200, _score(-56.512833, 2880.5693087298737)),
+    "relocate": _Robot("AdroitHandRelocate-v1", Dimensions(39, 30), 200, _score(-6.425911, 4233.877797728884)),
 }
 
 # The behaviour's part of a file name: -v0 writes `medium-replay` as `mixed`.
@@ -153,6 +158,7 @@ def _task(name: str, robot: _Robot, dataset_url: str | None) -> Task:
         horizon=robot.horizon,
         reference_score=robot.reference_score,
         dataset_url=dataset_url,
+        healthy=robot.healthy or healthy_range(robot.dimensions.observation, {}),
     )
 
 
@@ -171,7 +177,9 @@ def _hand_url(robot: str, version: int) -> str:
 
 
 def _all_tasks() -> dict[str, Task]:
-    tasks = [_task(robot.environment_id, robot, None) for robot in (*_LOCOMOTION.values(), *_HANDS.values())]
+    tasks = [_task(robot.environment_id, robot, None) for robot in _LOCOMOTION.values()]
+    # it is D4RL alone that ends an episode of a hand early
+    tasks += [_task(robot.environment_id, robot._replace(healthy=None), None) for robot in _HANDS.values()]
     for name, robot in _LOCOMOTION.items():
         for behavior in _LOCOMOTION_FILES_V0:
             for version in (0, 1, 2):

@@ -50,7 +50,7 @@ def test_target_is_reward_plus_discounted_soft_value():
     mean = np.array([0.7, 0.4])
     value = min(0.7 + np.tanh(mean[0]), 2.0 * np.tanh(mean[1]) + 3.0)
     entropy = np.sum(0.5 * np.log(2.0 * np.pi * np.e * np.square(NARROW)) + np.log(1.0 - np.tanh(mean) ** 2))
-    soft_values = agent._next_value(batch, SEED).numpy()
+    soft_values = agent.soft_next_value(batch, SEED).numpy()
     assert_mean(soft_values, value + temperature * entropy, errors=6.0)  # curvature of tanh within 0.02: 1e-4
     metrics = agent.update(batch, SEED)
     assert float(metrics["target_mean"]) == pytest.approx(1.5 + 0.5 * (value + temperature * entropy), abs=0.01)
