@@ -43,6 +43,7 @@ def draw_policy(actor: ActorNetwork, observation: tf.Tensor, samples: int, seed:
         tf.tile(observation, [samples, 1]),
         pre_tanh_action,
         tf.tanh(pre_tanh_action),
+        # from u itself: recovering it from tanh u would lose all digits where tanh saturates
         tanh_log_prob(distribution, pre_tanh_action),
     )
 
@@ -80,6 +81,7 @@ class MaxQ(HyperParameters):
         on its place among the others.
         """
         mean, standard_deviation = actor(observation)
+        # one seed outside training: acting greedily among draws is to answer an observation always alike
         noise = standard_normal([self.samples, 1, mean.shape[-1]], seed)
         limit = math.inf if self.clip is None else self.clip
         actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
@@ -142,6 +144,7 @@ class ActorCritic(ValueLearner):
         samples, chosen = self._rule.target_samples, self.actor if actor is None else actor
         draw = draw_policy(chosen, batch.next_observation, samples, fold(seed, Purpose.TARGET_ACTION))
         values = self.pessimistic(self.target_critic, draw.observation, draw.action)
+        # the best of several approaches max_a Q' over what the policy does; min over critics came first, against noise
         return tf.reduce_max(tf.reshape(values, [samples, -1]), axis=0)
 
 
@@ -158,6 +161,7 @@ def training_stages(
     warm_start: None for an algorithm that has none. draw: batch size -> how a batch is drawn. needs_step: see `Stage`.
     """
     drawn, epoch = draw(training.batch_size), training.steps_per_epoch
+    # a stage of its own, not a condition inside the step: each is compiled without the other's branch
     main = Stage(
         "main", training.epochs * epoch, drawn, update, epoch, watch=watch, evaluate=True, needs_step=needs_step
     )

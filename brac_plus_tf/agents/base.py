@@ -75,6 +75,7 @@ def mixture(first: Draw, second: Draw, source: TransitionSource) -> Draw:
     """
 
     def draw(data: TransitionSource, seed: tf.Tensor) -> Batch:
+        # seeds of their own: with one, both sources would be read at correlated places
         parts = first(data, fold(seed, 0)), second(source, fold(seed, 1))
         return tf.nest.map_structure(lambda *leaves: tf.concat(leaves, axis=0), *parts)
 

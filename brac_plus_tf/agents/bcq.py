@@ -29,6 +29,7 @@ class PerturbationNetwork(EnsembleMLP):
 
     def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
         """observation [.., O], action [.., A] in [-1, 1] -> [.., A] in [-1, 1]."""
+        # clipped last: near the edge of the box the allowed shift leads out of it
         shift = self._limit * tf.tanh(self.member(0)(tf.concat([observation, action], axis=-1)))
         return tf.clip_by_value(action + shift, -1.0, 1.0)
 
@@ -117,6 +118,7 @@ class BCQ(ValueLearner):
     def _next_value(self, next_observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """max_n of the targets' value at perturbed samples of the model, [B]."""
         tiled, actions = self._model_actions(next_observation, self._action_samples, seed)
+        # a maximum over what the model thinks likely stands for max_a Q': the batch constraint
         values = self.pessimistic(self.target_critic, tiled, self.target_perturbation(tiled, actions))
         return tf.reduce_max(values, axis=0)
 
@@ -125,6 +127,7 @@ class BCQ(ValueLearner):
         action = tf.tanh(self.behavior.draws(observation, 1, self._latent_clip, seed)[0])
 
         def loss() -> tuple[tf.Tensor, Metrics]:
+            # the first critic, as the authors do; the model's action is data here, only xi moves
             return -tf.reduce_mean(self.critic(observation, self.perturbation(observation, action))[0]), {}
 
         return {"policy_loss": gradient_step(loss, self.perturbation.trainable_variables, self._policy_optimizer)[0]}

@@ -52,6 +52,7 @@ class BEAR(ActorCritic):
 
     def stages(self) -> Sequence[Stage]:
         """The warm start, then the main stage."""
+        # Q is learned from the first step on, but what it says of unseen actions is noise until then
         warm_start = functools.partial(self.update, value_weight=0.0)
         return training_stages(self._training, self.watch(), self.update, warm_start)
 
@@ -74,6 +75,7 @@ class BEAR(ActorCritic):
             arguments = (draw.distribution, draw.pre_tanh_action, self.behavior, batch.observation)
             divergence = self._divergence(*arguments, seed)
             value = value_weight * self.critic.minimum(draw.observation, draw.action)
+            # one multiplier for all states: the constraint is on the mean over the data
             multiplier = tf.fill(tf.shape(value), self.multiplier())
             total = tf.reduce_mean(constrained_policy_loss(value, multiplier, divergence))
             return total, {"divergence_mean": tf.reduce_mean(divergence), "policy_value": tf.reduce_mean(value)}

@@ -162,12 +162,14 @@ class DualRegularizer:
 
     def _step(self, batch: Transition, action: tf.Tensor, seed: tf.Tensor) -> Metrics:
         network, settings, size = self.network, self._settings, batch.reward.shape[0]
+        # one place on each line between the two actions: the constraint must hold there, not everywhere
         share = uniform([size], fold(seed, Purpose.INTERPOLATION))
 
         def loss() -> tuple[tf.Tensor, Metrics]:
             values = (network.minimum(batch.observation, a) for a in (action, batch.action))
             estimate = tf.reduce_mean(settings.estimate(*values))
             penalty = lipschitz_penalty(network.minimum, batch.observation, action, batch.action, share)
+            # minus the estimate: c ascends it, and the policy descends it elsewhere
             mean_penalty = tf.reduce_mean(penalty)
             return settings.gradient_penalty * mean_penalty - estimate, {"divergence_critic_penalty": mean_penalty}
 
@@ -227,9 +229,11 @@ class BRAC(ActorCritic):
 
     def update(self, batches: Transition, seed: tf.Tensor, value_weight: float = 1.0) -> Metrics:
         """Q, policy, the divergence's own, alpha, entropy multiplier and targets; leaves are [batches, B, ..]."""
+        # the policy sees the first batch; the others are for a divergence critic that takes several steps
         batch = Transition(*(leaf[0] for leaf in batches))
         metrics = self.fit_critic(batch, self._next_value(batch, seed))
         metrics |= self._fit_policy(batch, seed, value_weight)
+        # after the policy, as in Google's code: c answers the policy that is there now
         metrics |= self.regularizer.learn(batches, self._fresh_action, fold(seed, Purpose.BEHAVIOR_UPDATE))
         self.multiplier.ascend(metrics["divergence_mean"] - self._target_divergence)
         self.entropy_multiplier.ascend(self._minimum_entropy - metrics["entropy"])
@@ -244,6 +248,7 @@ class BRAC(ActorCritic):
         return value - self.entropy_multiplier() * draw.log_prob - self._value_penalty(draw, batch, seed)
 
     def _divergence_at_next(self, draw: PolicyDraw, batch: Transition, seed: tf.Tensor) -> tf.Tensor:
+        # a dual divergence compares with what the data did at s', hence the data's next action
         return self.multiplier() * self.regularizer.measure(draw, batch.next_action, seed)
 
     def _fit_policy(self, batch: Transition, seed: tf.Tensor, value_weight: float) -> Metrics:
@@ -264,4 +269,5 @@ class BRAC(ActorCritic):
 
     def _fresh_action(self, batch: Transition, seed: tf.Tensor) -> tf.Tensor:
         draw = draw_policy(self.actor, batch.observation, 1, fold(seed, Purpose.POLICY_ACTION))
+        # drawn anew after the policy's step, with its own seed, and data for c: the policy must not learn from c's loss
         return tf.stop_gradient(draw.action)

@@ -130,10 +130,12 @@ class BRACPlus(Initialized):
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """Lines 6 to 11 of Algorithm 1 on one batch. D(s), two thirds of the cost, is computed once."""
+        # recorded once, entered again at line 7: in between the critic takes its step, as Algorithm 1 orders
         tape = tf.GradientTape(watch_accessed_variables=False)
         with tape:
             watch(tape, self.actor.trainable_variables)
             measured = self._measure(batch.observation, seed)
+        # line 6 may not move the policy
         excess = tf.stop_gradient(measured.divergence) - self.thresholds.penalty
         penalty = self._penalty_at(batch.observation, measured.draw.action, excess)
         next_value = self.next_value(batch, seed, self.target_actor)
@@ -150,6 +152,7 @@ class BRACPlus(Initialized):
 
     def _penalty_at(self, observation: tf.Tensor, action: tf.Tensor, excess: tf.Tensor) -> Callable[[], tf.Tensor]:
         """Eq. 10's penalty at the first action drawn for each state; neither it nor D(s) is differentiated."""
+        # with several draws per state the rows n B + b follow each other: the first B are one draw for each state
         first_action = action[: observation.shape[0]]
         return lambda: self._penalty(self.critic.minimum, observation, first_action, excess)
 
@@ -179,6 +182,7 @@ class BRACPlus(Initialized):
     def _fit_behavior_further(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         if not self._improvement.train_behavior:
             return {}
+        # all members on the policy's own batch; stage 1 gave each its own, to make them differ
         members = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * self.behavior.members), batch)
         return self.update_behavior(members, fold(seed, Purpose.BEHAVIOR_UPDATE))
 
@@ -188,6 +192,7 @@ class BRACPlus(Initialized):
         """Before each epoch eps_GP <- mean + standard deviation of D; before the first also eps_KL."""
         warnings = []
         if step == 0:
+            # the policy has moved in stage 2, the target has not
             copy_variables(self.actor.variables, self.target_actor.variables)
             sample = dataset.sample((MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
             self.thresholds.measure(sample.observation, seed)

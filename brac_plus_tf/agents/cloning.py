@@ -57,6 +57,7 @@ def cloning_loss(
       loss [B], negative log-likelihood [B] and entropy estimate -log pi(a~|s) [B], nats.
     """
     draw = draw_policy(actor, observation, 1, fold(seed, Purpose.POLICY_ACTION))
+    # a logged action of exactly 1 would lie at infinity before tanh: hence the margin
     negative_log_likelihood = -tanh_log_prob(draw.distribution, inverse_tanh(action, margin))
     return negative_log_likelihood + multiplier * draw.log_prob, negative_log_likelihood, -draw.log_prob
 
@@ -109,6 +110,7 @@ class ClonedPolicy:
             return tf.reduce_mean(total), {name: tf.reduce_mean(values) for name, values in metrics.items()}
 
         _, metrics = gradient_step(loss, self.network.trainable_variables, self._optimizer)
+        # without the floor, likelihood alone drives the deviation towards 0 wherever the data repeat an action exactly
         self.entropy_multiplier.ascend(self._minimum_entropy - metrics["entropy"])
         return metrics | {"entropy_multiplier": self.entropy_multiplier()}
 

@@ -69,6 +69,7 @@ def policy_weighted(values: ActionValues, temperature: float) -> tf.Tensor:
 
     The weights carry no gradient, so that Q is pushed down where the reweighted policy acts [K, B].
     """
+    # softmax subtracts the maximum: exp(Q / temperature) alone overflows from Q = 88 on
     weight = tf.stop_gradient(tf.nn.softmax(values.current / temperature, axis=1))
     return tf.reduce_sum(weight * values.current, axis=1)
 
@@ -156,15 +157,18 @@ class CQL(ActorCritic):
         ]
         actions = tf.stack([uniform_actions, *(tf.reshape(draw.action, shape) for draw in draws)])
         log_following, log_current = (tf.reshape(draw.log_prob, [samples, size]) for draw in draws)
+        # the gap teaches the critics; the policy learns from its own loss alone
         return tf.stop_gradient(actions), tf.stop_gradient(log_following), tf.stop_gradient(log_current)
 
     def _gap(
         self, batch: Transition, actions: tf.Tensor, log_following: tf.Tensor, log_current: tf.Tensor
     ) -> tf.Tensor:
         """C_j(s) - Q_j(s, a_data), [K, B]."""
+        # actions drawn at s' serve at s, too: they only have to cover where the policy may go
         observation = tf.broadcast_to(batch.observation, [*actions.shape[:3], batch.observation.shape[-1]])
         at_uniform, following, current = tf.unstack(self.critic(observation, actions), axis=1)
         data = self.critic(batch.observation, batch.action)
+        # each of A entries is uniform over a range of width 2
         log_uniform = -self._action_size * math.log(2.0)
         values = ActionValues(at_uniform, following, current, data, log_uniform, log_following, log_current)
         return self._conservative_value(values, self._soft_maximum_temperature) - data
@@ -179,6 +183,7 @@ class CQL(ActorCritic):
             per_state, entropy = policy_loss(batch, seed)
             return tf.reduce_mean(per_state), {"entropy": tf.reduce_mean(entropy)}
 
+        # temperature after the policy, by the entropy from before its step
         value, metrics = gradient_step(loss, self.actor.trainable_variables, self.policy_optimizer)
         self.temperature.ascend(self._minimum_entropy - metrics["entropy"])
         return metrics | {"policy_loss": value, "temperature": self.temperature()}

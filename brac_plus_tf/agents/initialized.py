@@ -116,6 +116,7 @@ class Initialized(ActorCritic):
             self._divergence(draw.distribution, draw.pre_tanh_action, member, draw.observation, seed)
             for member in self.behavior.select(seed)
         ]
+        # the members' mean, and a bound still: each term bounds the divergence from its own model
         divergence = tf.add_n(divergences) / len(divergences)
         return Measured(
             draw, mean_over_draws(divergence, self._samples), mean_over_draws(-draw.log_prob, self._samples)
@@ -135,6 +136,7 @@ class Initialized(ActorCritic):
 
         def loss() -> tuple[tf.Tensor, Metrics]:
             measured = self._measure(batch.observation, seed)
+            # D alone would be smallest at the behaviour's own entropy, above what stage 4 allows
             bonus = self.entropy_multiplier.penalty(measured.entropy)
             metrics = {"divergence_mean": measured.divergence, "entropy": measured.entropy}
             total = tf.reduce_mean(measured.divergence + bonus)
@@ -148,6 +150,7 @@ class Initialized(ActorCritic):
 
     def update_initial_critic(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """One step of policy evaluation without gradient penalty, then the targets follow."""
+        # the policy stands still, so this converges to its Q; stage 4 then begins from values that mean something
         metrics = self.fit_critic(batch, self.next_value(batch, seed), optimizer=self._initial_critic_optimizer)
         self.follow_targets()
         return metrics
@@ -158,7 +161,9 @@ class Initialized(ActorCritic):
             batch = dataset.sample((MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
             pre_tanh_action = inverse_tanh(batch.action, self._action_margin)
             terms = self.behavior.member(0).negative_elbo(batch.observation, pre_tanh_action, seed)
+            # entropies are stated for a = tanh u: log p(a) = log p(u) - log |da/du|
             jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
             negative_log_likelihood = tf.reduce_mean(terms["negative_elbo"] + jacobian)
+            # A log 4 below the data's own entropy: per entry, a policy a quarter as wide as the data
             self.entropy_multiplier.target.assign(negative_log_likelihood - self._action_size * math.log(4.0))
         return Preparation()

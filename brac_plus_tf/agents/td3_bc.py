@@ -70,10 +70,12 @@ class TD3BC(ValueLearner):
         """Q at every step; policy and targets at every `policy_delay`-th."""
         metrics = self.fit_critic(batch, self._smoothed_next_value(batch.next_observation, seed))
         due = tf.equal((step + 1) % self._policy_delay, 0)
+        # counted from the stage's own step, so that a resumed run goes on in phase
         return metrics | tf.cond(due, lambda: self._fit_policy(batch), self._nothing)
 
     def _smoothed_next_value(self, next_observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """min_j Q'_j(s', a') [B] at a' = clip(pi'(s') + clip(noise)): narrow peaks of Q' count for less."""
+        # TD3's noise is in action units; it is clipped before it is added, so no target looks further than noise_clip
         action = self.target_actor(next_observation)
         noise = self._target_noise * standard_normal(tf.shape(action), fold(seed, Purpose.TARGET_ACTION))
         action = tf.clip_by_value(action + tf.clip_by_value(noise, -self._noise_clip, self._noise_clip), -1.0, 1.0)

@@ -82,6 +82,7 @@ class DivergenceThresholds:
     def measure(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> None:
         """Takes in the current policy's D(s) over observations [M, O], chunk by chunk, instead of what came before."""
         self._moments.reset()
+        # chunks of one size compile once; all states at once would need gigabytes
         for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
             chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
             self._moments.add(self._measure(chunk, fold(seed, index)))
@@ -91,6 +92,7 @@ class DivergenceThresholds:
         achieved = self._moments.mean()
         threshold = self.rule.resolve(achieved)
         self.divergence.assign(threshold)
+        # stage 2 has minimised D already: below its result no policy lies, and alpha would rise for ever
         if threshold >= achieved:
             return []
         return [
@@ -100,5 +102,6 @@ class DivergenceThresholds:
 
     def renew_penalty(self) -> None:
         """eps_GP <- mean + standard deviation of D, which begins anew."""
+        # before the reset: the epoch that begins is judged by the one that ended
         self.penalty.assign(self._moments.mean() + self._moments.standard_deviation())
         self._moments.reset()

@@ -86,6 +86,7 @@ class ValueLearner:
             metrics = {"td_error": td_error, "q_mean": tf.reduce_mean(q_values), "q_max": tf.reduce_max(q_values)}
             return td_error + penalty_weight * mean_penalty, metrics | {"critic_penalty": mean_penalty}
 
+        # stages that end before the main one bring their own: Adam's moments and schedule belong to one stage
         used = self.critic_optimizer if optimizer is None else optimizer
         critic_loss, metrics = gradient_step(loss, self.critic.trainable_variables, used)
         return {"critic_loss": critic_loss, "target_mean": tf.reduce_mean(target), **metrics}
@@ -102,6 +103,7 @@ class ValueLearner:
 
 def best_action(critic: CriticNetwork, observation: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """Of actions [N, B, A] at observations [N, B, O], for each state the one that min_j Q_j likes best: [B, A]."""
+    # of equal values argmax takes the first: the choice is the same for every batch size
     best = tf.argmax(critic.minimum(observation, actions), axis=0)
     return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
 
@@ -111,6 +113,7 @@ def watch_value(gamma: float) -> Watch:
 
     def watch(dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
         del step
+        # an episode that ends earns nothing more, so with negative rewards the bound is 0 rather than below
         reward = max(0.0, float(dataset.transitions.reward.max()))
         highest = reward / (1.0 - gamma)
         if metrics["q_max"] <= 1.1 * highest:  # an entropy bonus may add a little
