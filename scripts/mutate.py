@@ -1,0 +1,141 @@
+"""Plants faults in the package, one at a time, and says which of them the nearest tests notice.
+
+python scripts/mutate.py                            every mutant of tests/mutants.toml
+python scripts/mutate.py --only='agents/cql|gap'    those whose file or description matches
+python scripts/mutate.py --report=FILE.md           also writes the table there
+
+An entry of the list replaces `old`, which stands once in `file`, by `new`; `tests` are the files nearest to it. Work
+goes on in copies of the checkout, which itself is never touched. A mutant counts as killed if one of the tests fails;
+tests that take longer than --timeout seconds are reported as such, and do not count. Ends with status 1 if one survives.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import NamedTuple
+
+from absl import app, flags
+from rich.progress import track
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest there
+
+PROJECT = pathlib.Path(__file__).resolve().parents[1]
+COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "tests", "examples", "pyproject.toml", "setup.py")
+COPIED_TEXTS = ("README.md", "CONTRIBUTING.md", "MANIFEST.in")
+
+_LIST = flags.DEFINE_string("list", str(PROJECT / "tests" / "mutants.toml"), "The mutants.")
+_ONLY = flags.DEFINE_string("only", "", "Regular expression: only mutants whose file or description it finds.")
+_JOBS = flags.DEFINE_integer("jobs", 2, "How many at a time.", lower_bound=1)
+_TIMEOUT = flags.DEFINE_float("timeout", 600.0, "Seconds for the tests of one mutant.")
+_REPORT = flags.DEFINE_string("report", None, "A Markdown file for the table.")
+
+
+class Mutant(NamedTuple):
+    """One fault."""
+
+    file: str
+    what: str
+    old: str
+    new: str
+    tests: list[str]
+
+
+def read_mutants(path: pathlib.Path) -> list[Mutant]:
+    """The list, each entry checked against the checkout; ends the program where one no longer fits."""
+    mutants = [Mutant(**entry) for entry in tomllib.loads(path.read_text())["mutant"]]
+    for mutant in mutants:
+        found = (PROJECT / mutant.file).read_text().count(mutant.old)
+        if found != 1:
+            sys.exit(f"{path.name}: {mutant.file} ({mutant.what}): `old` stands there {found} times, not once")
+        if missing := [name for name in mutant.tests if not (PROJECT / name).exists()]:
+            sys.exit(f"{path.name}: {mutant.file} ({mutant.what}): no such test file: {missing[0]}")
+    return mutants
+
+
+class Copies:
+    """A copy of the checkout for each thread."""
+
+    def __init__(self, parent: pathlib.Path) -> None:
+        self._parent, self._local = parent, threading.local()
+
+    def mine(self) -> pathlib.Path:
+        """This thread's, made at first use."""
+        if not hasattr(self._local, "path"):
+            path = pathlib.Path(tempfile.mkdtemp(dir=self._parent))
+            for name in COPIED:
+                source = PROJECT / name
+                if source.is_dir():
+                    shutil.copytree(source, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, path)
+            for name in COPIED_TEXTS:
+                shutil.copy(PROJECT / name, path)
+            self._local.path = path
+        return self._local.path
+
+
+def outcome(mutant: Mutant, copies: Copies) -> str:
+    """killed, survived, timeout, or broken where the tests could not even begin."""
+    checkout = copies.mine()
+    path = checkout / mutant.file
+    original = path.read_text()
+    path.write_text(original.replace(mutant.old, mutant.new))
+    # without -B a module of the same size written within the same second would be taken from its cache
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests]
+    environment = os.environ | {"PYTHONPATH": str(checkout), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=_TIMEOUT.value
+        )
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    finally:
+        path.write_text(original)
+    if done.returncode == 1 and "ERROR collecting" not in done.stdout:
+        return "killed"
+    return "survived" if done.returncode == 0 else "broken"
+
+
+def table(results: list[tuple[Mutant, str]]) -> str:
+    """Markdown: by room what was planted and killed, then each mutant that was not."""
+    lines = ["| room | planted | killed | share |", "|---|---|---|---|"]
+    rooms = sorted({mutant.file.split("/")[1] for mutant, _ in results})
+    for room in (*rooms, "all"):
+        here = [how for mutant, how in results if room in ("all", mutant.file.split("/")[1])]
+        killed = here.count("killed")
+        lines.append(f"| {room} | {len(here)} | {killed} | {killed / len(here):.0%} |")
+    left = [f"- {how}: {mutant.file}: {mutant.what}" for mutant, how in results if how != "killed"]
+    return "\n".join([*lines, "", *left]).rstrip() + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """The script."""
+    if len(arguments) > 1:
+        sys.exit(f"mutate.py: unexpected argument {arguments[1]!r}")
+    pattern = re.compile(_ONLY.value)
+    mutants = [m for m in read_mutants(pathlib.Path(_LIST.value)) if pattern.search(f"{m.file} {m.what}")]
+    if not mutants:
+        sys.exit(f"mutate.py: --only={_ONLY.value} finds none")
+    with tempfile.TemporaryDirectory() as parent, concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
+        copies = Copies(pathlib.Path(parent))
+        waiting = [pool.submit(outcome, mutant, copies) for mutant in mutants]
+        for _ in track(concurrent.futures.as_completed(waiting), "mutants", len(waiting)):
+            pass
+        text = table([(mutant, job.result()) for mutant, job in zip(mutants, waiting, strict=True)])
+    print(text, end="")
+    if _REPORT.value:
+        pathlib.Path(_REPORT.value).write_text(text)
+    sys.exit("\n- " in text)
+
+
+if __name__ == "__main__":
+    app.run(main)
