@@ -6,7 +6,7 @@ python scripts/mutate.py --report=FILE.md           also writes the table there
 
 An entry of the list replaces `old`, which stands once in `file`, by `new`; `tests` are the files nearest to it. Work
 goes on in copies of the checkout, which itself is never touched. A mutant counts as killed if one of the tests fails;
-tests that take longer than --timeout seconds are reported as such, and do not count. Ends with status 1 if one survives.
+tests that take over --timeout seconds are reported as such, and do not count. Ends with status 1 if one survives.
 """
 
 import concurrent.futures
