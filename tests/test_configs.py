@@ -335,6 +335,8 @@ def test_tables_5_and_6(task):
     assert outcome.operative["BRACPlus.threshold"] == "@AbsoluteThreshold()"
     assert outcome.operative["BRACPlus.entropy"] == f"@{constraint}()"
     assert outcome.operative["BRACPlus.divergence"] == ("@MMD()" if robot(task) in HANDS else "@KLUpperBound()")
+    # Algorithm 1, line 2, also where line 7 has another
+    assert outcome.operative["BRACPlus.initial_divergence"] == "@KLUpperBound()"
     assert outcome.value("Experiment.dataset") == dataset_name(task)
     assert outcome.value("Experiment.agent_name") == "brac_plus"
 
@@ -491,6 +493,7 @@ def test_the_published_codes_settings(task):
     assert outcome.value("Experiment.agent_name") == "brac_plus_acml"
     if hand:
         assert outcome.value("MMD.sigma") == 120.0 and outcome.value("MMD.samples") == 5
+        assert outcome.operative["BRACPlus.initial_divergence"] == "@MMD()"  # the published code's own
     else:
         assert outcome.value("Improvement.policy_samples") == 5
     assert outcome.value("MinimumEntropy.target" if hand else "MaximumEntropy.target") is None

@@ -66,7 +66,11 @@ class Improvement(HyperParameters):
 
 @gin.register
 class BRACPlus(Initialized):
-    """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights."""
+    """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights.
+
+    initial_divergence: what the initial policy minimises (Algorithm 1, line 2). divergence: what the main stage
+    bounds, and what the threshold is in. The paper's first is the KL bound, whatever its second is.
+    """
 
     @checked
     def __init__(
@@ -77,6 +81,7 @@ class BRACPlus(Initialized):
         actor: Actor = Actor(),
         critic: Critic = Critic((256, 256), learning_rate=3e-4, tau=1e-3),
         behavior: VAEEnsemble = VAEEnsemble(),
+        initial_divergence: Divergence = KLUpperBound(),
         divergence: Divergence = KLUpperBound(),
         threshold: Threshold = RelativeThreshold(1.0),
         multiplier: MultiplierRule = StateMultiplier(),
@@ -90,15 +95,17 @@ class BRACPlus(Initialized):
     ) -> None:
         fits = InitialFits(behavior_fit, initial_policy_fit, initial_critic_fit)
         rate, samples = improvement.policy_rate(), improvement.policy_samples
-        super().__init__(problem, seed, actor, critic, rate, max_q, behavior, divergence, entropy, fits, samples)
-        self._penalty, self._improvement = penalty, improvement
+        super().__init__(
+            problem, seed, actor, critic, rate, max_q, behavior, initial_divergence, entropy, fits, samples
+        )
+        self._divergence, self._penalty, self._improvement = divergence, penalty, improvement
         self.target_actor = self.actor  # whose next actions the targets value
         if improvement.target_actor:
             self.target_actor = actor.build(problem.dimensions, seed)
             self.followed.append((self.actor.variables, self.target_actor.variables))
         self.multiplier = LearnedStateMultiplier(multiplier, problem.dimensions, seed)
         self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
-        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._measure(*given).divergence)
+        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._measure(divergence, *given).divergence)
 
     # What the loop asks ------------------------------------------------------------------------------------------
 
@@ -134,7 +141,7 @@ class BRACPlus(Initialized):
         tape = tf.GradientTape(watch_accessed_variables=False)
         with tape:
             watch(tape, self.actor.trainable_variables)
-            measured = self._measure(batch.observation, seed)
+            measured = self._measure(self._divergence, batch.observation, seed)
         # line 6 may not move the policy
         excess = tf.stop_gradient(measured.divergence) - self.thresholds.penalty
         penalty = self._penalty_at(batch.observation, measured.draw.action, excess)

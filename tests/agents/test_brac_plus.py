@@ -231,6 +231,39 @@ def test_first_thresholds_are_measured_on_the_data():
     assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
 
 
+def squared_mean(policy, pre_tanh_action, behavior, observation, seed):
+    """D(s) = |mu(s) - 1|^2, of which the policy's mean alone is to blame; least where it is 1."""
+    return tf.reduce_sum(tf.square(policy.mean() - 1.0), axis=-1)
+
+
+def test_the_initial_policy_minimises_a_divergence_of_its_own_and_the_threshold_is_in_the_main_stages():
+    """Stage 2 descends |mu - 1|^2; stage 4 adds its margin to what its own D = s_0 is then, and reports that."""
+    first = np.linspace(1.0, 3.0, 400)
+    dataset = make_dataset(observation=np.concatenate([first[:, None], np.zeros((400, 4))], axis=1))
+    agent = make_agent(
+        initial_divergence=squared_mean,
+        divergence=constant_divergence,
+        threshold=RelativeThreshold(1.5),
+        initial_policy_fit=Fit(steps=300, batch_size=30, learning_rate=1e-2, decay=(1.0,)),
+        entropy=MaximumEntropy(target=50.0, initial=0.0),
+    )
+    _, initial, _, main = agent.stages()
+    sums = compile_stage(initial, dataset, SEED)(0, 300)
+    np.testing.assert_allclose(agent.actor(dataset.transitions.observation)[0], np.ones((400, 2)), atol=0.05)
+    assert float(sums["divergence_mean"]) / 300 < 0.5  # of |mu - 1|^2, which begins near 2; s_0 is 1 or more
+    main.prepare(dataset, 0, SEED)
+    assert agent.thresholds.divergence.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
+    batch = dataset.sample((30,), SEED)
+    expected = batch.observation.numpy()[:, 0].mean()
+    assert agent.update(batch, SEED)["divergence_mean"].numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_runs_that_differ_in_the_main_divergence_alone_share_the_initial_policy():
+    settings = [make_agent(divergence=divergence).stages()[1].settings for divergence in (KLUpperBound(), MMD())]
+    other = make_agent(initial_divergence=MMD()).stages()[1].settings
+    assert settings[0] == settings[1] != other
+
+
 def test_threshold_over_the_dataset_is_exact():
     first = np.linspace(1.0, 3.0, 400)
     observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
