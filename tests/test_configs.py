@@ -382,7 +382,7 @@ TABLE_4_COLUMNS = {
         "StateMultiplier.learning_rate": 1e-7,
         "MinimumEntropy.initial": 10.0,
         "MinimumEntropy.learning_rate": 1e-3,
-        "MMD.sigma": 20.0,
+        "MMD.sigma": 120.0,
         "MMD.samples": 10,
         "Experiment.final_episodes": 1000,
     },

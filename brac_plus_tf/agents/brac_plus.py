@@ -5,6 +5,7 @@ Reference: "BRAC+: Going Deeper with Behavior Regularized Offline Reinforcement 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
@@ -24,7 +25,7 @@ from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.behavior import VAEEnsemble
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit, copy_variables, decayed, raw, watch
-from brac_plus_tf.objectives.divergences import Divergence, KLUpperBound
+from brac_plus_tf.objectives.divergences import Divergence, Floored, KLUpperBound
 from brac_plus_tf.objectives.losses import constrained_policy_loss
 from brac_plus_tf.objectives.metrics import divergence_metrics
 from brac_plus_tf.objectives.multipliers import (
@@ -105,7 +106,10 @@ class BRACPlus(Initialized):
             self.followed.append((self.actor.variables, self.target_actor.variables))
         self.multiplier = LearnedStateMultiplier(multiplier, problem.dimensions, seed)
         self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
-        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._measure(divergence, *given).divergence)
+        floor = self._floor_of(divergence, actor) if isinstance(divergence, Floored) else None
+        self.thresholds = DivergenceThresholds(
+            threshold, lambda *given: self._measure(divergence, *given).divergence, floor
+        )
 
     # What the loop asks ------------------------------------------------------------------------------------------
 
@@ -202,12 +206,21 @@ class BRACPlus(Initialized):
             # the policy has moved in stage 2, the target has not
             copy_variables(self.actor.variables, self.target_actor.variables)
             sample = dataset.sample((MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
-            self.thresholds.measure(sample.observation, seed)
-            warnings = self.thresholds.fix_divergence()
+            warnings = self.thresholds.fix_divergence(sample.observation, seed)
         elif self._penalty.over_dataset:
             self.thresholds.measure(dataset.transitions.observation, seed)
         self.thresholds.renew_penalty()
         return Preparation(warnings)
+
+    def _floor_of(self, divergence: Floored, actor: Actor) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+        narrowest = math.exp(actor.log_std_range[0])
+
+        def floor(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            least = self.entropy_multiplier.least()
+            members = self.behavior.select(seed)
+            return tf.reduce_mean([divergence.floor(m, observation, least, narrowest, seed) for m in members], axis=0)
+
+        return floor
 
     def _watch(self, dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
         """Beside Q: whether the multipliers hold the constraint, once they have had half the stage to rise."""

@@ -74,6 +74,10 @@ class EntropyConstraint(HyperParameters):
         """What the policy loss gains, per state: sign * stopgrad(beta) * H."""
         return self.sign * tf.stop_gradient(multiplier) * entropy
 
+    def least(self, target: tf.Tensor) -> tf.Tensor:
+        """What E[H] may not fall below, nats: nothing, unless the constraint is one from below."""
+        return tf.fill(tf.shape(target), -math.inf)
+
     def next_multiplier(self, multiplier: tf.Tensor, mean_entropy: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """beta <- max(0, beta + sign * learning_rate * (E[H] - target)) (Algorithm 1, line 9)."""
         # projected: the multiplier of an inequality is never negative, else it would pay for violating it
@@ -94,6 +98,10 @@ class MinimumEntropy(EntropyConstraint):
     """E[H] >= target, for the MMD-constrained case (Table 6): beta grows while the policy is too narrow."""
 
     sign: ClassVar[float] = -1.0
+
+    def least(self, target: tf.Tensor) -> tf.Tensor:
+        """The target."""
+        return target
 
 
 @runtime_checkable
@@ -259,6 +267,10 @@ class LearnedEntropyMultiplier:
     @property
     def variables(self) -> list[tf.Variable]:
         return [self.value, self.target]
+
+    def least(self) -> tf.Tensor:
+        """What the constraint does not let E[H] fall below, scalar, nats; -inf where it does not care."""
+        return self._rule.least(tf.convert_to_tensor(self.target))
 
     def penalty(self, entropy: tf.Tensor) -> tf.Tensor:
         """What the policy loss gains, per state; entropy: H(pi(.|s)) [B]."""

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from scipy import stats
 
 from brac_plus_tf.agents.base import Problem, named_variables
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
@@ -279,6 +281,36 @@ def test_unreachable_threshold_warns_with_both_numbers():
     (warning,) = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED).warnings
     assert "0.5" in warning and "2" in warning
     assert agent.thresholds.divergence.numpy() == 0.5
+
+
+def test_a_threshold_below_the_mmds_floor_warns_though_the_initial_policy_lies_above_it():
+    """Every model is certain of u = 0; five samples of the narrowest policy at H0 = -8, by scipy."""
+    deviation = math.exp(-8.0 / 2 - 0.5 * math.log(2 * math.pi * math.e))
+    apart, between = (
+        (2 * stats.norm.sf(share) * math.exp(share**2 / 2)) ** 2
+        for share in (deviation * factor / (2 * 0.03) for factor in (math.sqrt(2.0), 1.0))
+    )
+    floor = math.sqrt(1 + 0.2 + 0.8 * apart - 2 * between)
+
+    def warnings(threshold, narrowest=1e-4):
+        divergence, entropy = MMD(samples=5, sigma=0.03), MinimumEntropy(target=-8.0)
+        actor = Actor((16, 16), (math.log(narrowest), 0.0))
+        agent = make_agent(divergence=divergence, entropy=entropy, threshold=threshold, actor=actor)
+
+        def decoder(observation, latent):
+            zeros = tf.zeros([*latent.shape[:2], 1, 2])
+            return gaussian_mixture(zeros[..., 0], zeros, tf.ones_like(zeros))
+
+        agent.behavior.fixed_member = lambda index: ConditionalVAE(None, decoder, 4)
+        return agent._prepare_epoch(make_dataset(), 0, SEED).warnings
+
+    (warning,) = warnings(AbsoluteThreshold(0.97 * floor))
+    found = float(re.search(r"lies below ([\d.]+), its floor", warning)[1])
+    assert found == pytest.approx(floor, rel=0.02)
+    assert warnings(AbsoluteThreshold(1.03 * floor)) == []  # below the initial policy's, within reach of another
+    assert warnings(RelativeThreshold(0.001)) == []
+    # an actor that cannot be as narrow as the entropy bound would let it
+    assert "its floor" in warnings(AbsoluteThreshold(1.03 * floor), narrowest=0.05)[0]
 
 
 def test_a_constraint_that_is_not_held_is_warned_about_in_the_second_half():
