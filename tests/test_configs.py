@@ -67,6 +67,12 @@ PUBLISHED = {
     "door_human": 0.001,
     "relocate_human": 0.001,
 }
+# Table 3: sigma, eps and samples of the MMD
+TABLE_3 = {
+    "hopper_medium_replay": (10.0, 0.2, 10),
+    "walker2d_medium_expert": (20.0, 0.2, 10),
+    "halfcheetah_medium": (10.0, 0.3, 10),
+}
 # observation and action sizes of the environments, and steps after which they cut an episode
 SIZES = {
     "halfcheetah": (17, 6, 1000),
@@ -127,6 +133,7 @@ COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("quickstart.gin",): "hopper_medium_replay",
     **{files: "hopper_medium_replay" for files in BASELINES},
     **{("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"): "hopper_medium_replay" for name in ABLATIONS},
+    **{(f"ablations/mmd_global_{task}.gin",): task for task in TABLE_3},
 }
 
 
@@ -448,8 +455,11 @@ def test_the_baselines_differ_where_their_sources_do():
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_overlay_a_task_file(name):
     outcome = assembled(("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"))
-    parts = {part: outcome.operative[f"BRACPlus.{part}"] for part in ("divergence", "multiplier", "penalty")}
+    names = ("divergence", "multiplier", "penalty", "entropy", "initial_divergence")
+    parts = {part: outcome.operative[f"BRACPlus.{part}"] for part in names}
     assert parts == {
+        "initial_divergence": "@KLUpperBound()",
+        "entropy": "@MinimumEntropy()" if name.startswith("mmd") else "@MaximumEntropy()",
         "divergence": "@MMD()" if name.startswith("mmd") else "@KLUpperBound()",
         "multiplier": "@GlobalMultiplier()" if name.endswith("global") else "@StateMultiplier()",
         "penalty": "@GradientPenalty()" if name.endswith("penalty") else "@NoPenalty()",
@@ -461,11 +471,17 @@ def test_ablations_overlay_a_task_file(name):
     assert outcome.value("Experiment.dataset") == "hopper-medium-replay-v0"
 
 
-def test_table_3():
-    """sigma = 10, eps = 0.2 and 10 samples on hopper-medium-replay."""
-    outcome = assembled(("brac_plus/hopper_medium_replay.gin", "ablations/mmd_global.gin"))
-    assert [outcome.value(f"MMD.{key}") for key in ("sigma", "samples")] == [10.0, 10]
-    assert outcome.value("AbsoluteThreshold.value") == 0.2
+@pytest.mark.parametrize("task", TABLE_3)
+def test_table_3(task):
+    """Complete in one file each; Table 5's H0 from below."""
+    outcome = assembled((f"ablations/mmd_global_{task}.gin",))
+    keys = ("MMD.sigma", "AbsoluteThreshold.value", "MMD.samples")
+    assert tuple(outcome.value(key) for key in keys) == TABLE_3[task]
+    assert outcome.operative["BRACPlus.divergence"] == "@MMD()"
+    assert outcome.operative["BRACPlus.entropy"] == "@MinimumEntropy()"
+    assert outcome.value("MinimumEntropy.target") == PAPER[task][1]
+    assert outcome.value("Experiment.agent_name") == "ablation_mmd_global"
+    assert outcome.value("Experiment.dataset") == dataset_name(task)
     # sqrt(k(x,x) + k(y,y) - 2 k(x,y)) of kernels between 0 and 1 is below sqrt(2)
     assert all(0.0 <= step["divergence_mean"] < np.sqrt(2.0) + 1e-3 for step in outcome.metrics["main"])
 
