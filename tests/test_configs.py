@@ -410,6 +410,14 @@ def test_table_4(task):
     assert shapes == [(3, 100), (100,), (100,), (100,)]
 
 
+@pytest.mark.parametrize("file", [file for file in EVERY_FILE if file.endswith("short_protocol.gin")])
+def test_short_protocols_normalise_observations(file):
+    """In so few steps no behaviour policy is learned from raw ones."""
+    folder = pathlib.Path(file).parent
+    configuration.parse([str(CONFIGS / folder / "base.gin"), str(CONFIGS / file)], [])
+    assert gin.query_parameter("load_dataset.normalize_observations") is True
+
+
 # One place for what differs by algorithm ---------------------------------------------------------------------------
 
 
@@ -495,9 +503,10 @@ def test_the_published_codes_settings(task):
     assert outcome.threshold == 123.0 + PUBLISHED[task]
     assert outcome.value("GradientPenalty.target") == (0.005 if hand else 0.1 if cheetah else 0.01)
     assert outcome.value("GradientPenalty.weight") == 0.1 and outcome.value("GradientPenalty.weight_rate") > 0.0
-    assert outcome.operative["GradientPenalty.mask"] == "@normalized_softplus"
+    assert outcome.operative["GradientPenalty.mask"] == ("@heaviside" if hand else "@normalized_softplus")
     assert outcome.operative["BRACPlus.multiplier"] == "@GlobalMultiplier()"
     assert outcome.value("GlobalMultiplier.learning_rate") == 1e-3
+    assert outcome.value("Improvement.policy_learning_rate") == (5e-8 if hand else 5e-6)
     assert outcome.value("Critic.target_samples") == 5
     assert outcome.value("Improvement.target_actor") and outcome.value("Improvement.train_behavior")
     assert outcome.operative["VAEEnsemble.select"] == "@all_members"
@@ -506,13 +515,20 @@ def test_the_published_codes_settings(task):
         20,
         1.0,
     )
+    assert outcome.operative["MaxQ.rank"] == "@mean_value"
+    constraint = "MinimumEntropy" if hand else "MaximumEntropy"
+    assert outcome.value(f"{constraint}.target") is None
+    # the policy's room below the data's own entropy, nats for each entry of an action
+    assert outcome.value(f"{constraint}.margin") == pytest.approx(0.0 if hand else np.log(4.0))
+    starts = outcome.value(f"{constraint}.initial"), outcome.value("GlobalMultiplier.initial")
+    assert starts == (10.0, 10.0)
     assert outcome.value("Experiment.agent_name") == "brac_plus_acml"
     if hand:
         assert outcome.value("MMD.sigma") == 120.0 and outcome.value("MMD.samples") == 5
         assert outcome.operative["BRACPlus.initial_divergence"] == "@MMD()"  # the published code's own
+        assert outcome.value("MMD.squashed") is False
     else:
         assert outcome.value("Improvement.policy_samples") == 5
-    assert outcome.value("MinimumEntropy.target" if hand else "MaximumEntropy.target") is None
 
 
 @pytest.mark.parametrize("task", PAPER)

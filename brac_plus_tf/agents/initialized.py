@@ -1,6 +1,5 @@
 """Lines 1 to 3 of BRAC+'s Algorithm 1: behaviour policy, initial policy and initial Q, each a stage runs may share."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -160,7 +159,7 @@ class Initialized(ActorCritic):
         return metrics
 
     def _prepare_initial_policy(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> Preparation:
-        """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A log 4."""
+        """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A margin."""
         if step == 0 and self._entropy.target is None:
             batch = dataset.sample((MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
             pre_tanh_action = inverse_tanh(batch.action, self._action_margin)
@@ -168,6 +167,6 @@ class Initialized(ActorCritic):
             # entropies are stated for a = tanh u: log p(a) = log p(u) - log |da/du|
             jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
             negative_log_likelihood = tf.reduce_mean(terms["negative_elbo"] + jacobian)
-            # A log 4 below the data's own entropy: per entry, a policy a quarter as wide as the data
-            self.entropy_multiplier.target.assign(negative_log_likelihood - self._action_size * math.log(4.0))
+            below = self._action_size * self._entropy.margin
+            self.entropy_multiplier.target.assign(negative_log_likelihood - below)
         return Preparation()

@@ -60,12 +60,14 @@ def through_softplus(raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tens
 class EntropyConstraint(HyperParameters):
     """A bound on E[H(pi(.|s))] held by a scalar multiplier beta >= 0; entropies in nats, of the squashed action.
 
-    target: the bound H0. None stands for (behaviour's negative log-likelihood) - A log 4, measured once the
-    behaviour policy is trained (the authors' later code).
+    target: the bound H0. None stands for (behaviour's negative log-likelihood) - A margin, measured once the behaviour
+    policy is trained (the authors' later code).
+    margin: nats for each of the A entries of an action; at log 4 a policy is a quarter as wide as the data.
     initial, learning_rate: beta's start and the size of its projected ascent step.
     """
 
     target: float | None = None
+    margin: float = math.log(4.0)
     initial: float = 10.0
     learning_rate: float = 1e-3
     sign: ClassVar[float]

@@ -326,9 +326,10 @@ def test_a_constraint_that_is_not_held_is_warned_about_in_the_second_half():
     assert list(watch(dataset, 10, metrics | {"q_max": 1e9})) == ["value"]
 
 
-def test_entropy_target_from_the_behaviour_policy():
-    """With q = prior and p(u|s,z) = N(0, I): target = E[-log N(u)] + E[log(1 - tanh(u)^2)] - A log 4, by numpy."""
-    agent, dataset = make_agent(entropy=MaximumEntropy(target=None)), make_dataset()
+@pytest.mark.parametrize(("margin", "below"), [({}, math.log(4.0)), ({"margin": 0.0}, 0.0), ({"margin": 0.7}, 0.7)])
+def test_entropy_target_from_the_behaviour_policy(margin, below):
+    """With q = prior and p(u|s,z) = N(0, I): target = E[-log N(u)] + E[log(1 - tanh(u)^2)] - A margin, by numpy."""
+    agent, dataset = make_agent(entropy=MaximumEntropy(target=None, **margin)), make_dataset()
 
     def posterior(observation, pre_tanh_action):
         zeros = tf.zeros([observation.shape[0], 3])
@@ -343,9 +344,7 @@ def test_entropy_target_from_the_behaviour_policy():
     action = np.clip(dataset.transitions.action.astype(np.float64), -0.999, 0.999)
     pre_tanh = np.arctanh(action)
     log_likelihood = (-0.5 * pre_tanh**2 - 0.5 * math.log(2 * math.pi) - np.log1p(-(action**2))).sum(axis=1)
-    assert agent.entropy_multiplier.target.numpy() == pytest.approx(
-        -log_likelihood.mean() - 2 * math.log(4.0), abs=0.03
-    )
+    assert agent.entropy_multiplier.target.numpy() == pytest.approx(-log_likelihood.mean() - 2 * below, abs=0.03)
 
 
 # A bandit: one state, terminal after one action, r = 1 - (a - 0.6)^2; logged actions tanh(N(0, 0.8)).
