@@ -19,11 +19,13 @@ from tiny import CONFIGS, NETWORKS, make_dataset, run_here, write_random_dataset
 import brac_plus_tf.collection.recording
 import brac_plus_tf.runs.online  # noqa: F401
 from brac_plus_tf.agents.base import Agent
+from brac_plus_tf.agents.brac import Dual
 from brac_plus_tf.agents.brac_plus import BRACPlus
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.settings import describe
 from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, find_task
+from brac_plus_tf.objectives.divergences import dual_kl, dual_wasserstein
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import take_step
 from brac_plus_tf.runs.experiment import Experiment
@@ -104,6 +106,11 @@ BASELINES = {
         (f"brac_{letter}/{name}.gin",): ["behavior", "warm_start", "main"]
         for letter in "pv"
         for name in ("base", "google")
+    },
+    **{(f"brac_{letter}/mmd.gin",): ["behavior", "warm_start", "main"] for letter in "pv"},
+    # a dual divergence needs no cloned policy
+    **{
+        (f"brac_{letter}/{name}.gin",): ["warm_start", "main"] for letter in "pv" for name in ("dual_kl", "wasserstein")
     },
     ("bear/halfcheetah.gin",): ["warm_start", "main"],
 }
@@ -458,6 +465,34 @@ def test_the_baselines_differ_where_their_sources_do():
     assert forms == ["@entropy_regularized", "@entropy_regularized", "@unweighted", "@policy_weighted"]
     bear = assembled(("bear/base.gin",)).agent.multiplier
     assert [float(np.exp(edge)) for edge in bear._range] == pytest.approx([np.exp(-5.0), np.exp(10.0)], rel=1e-6)
+
+
+@pytest.mark.parametrize("letter", "pv")
+def test_bracs_other_divergences_are_googles(letter):
+    """Squared MMD of 4 + 4 squashed actions with exp(-|x - y|_1 / 20); dual critics with their penalty of 5."""
+    built = {name: build((f"brac_{letter}/{name}.gin",))[2] for name in ("mmd", "dual_kl", "wasserstein")}
+    settings = {name: agent.settings for name, agent in built.items()}
+    assert {name: chosen["value_penalty"] for name, chosen in settings.items()} == dict.fromkeys(built, letter == "v")
+    assert {name: chosen["multiplier"].initial for name, chosen in settings.items()} == {
+        "mmd": 1.0,
+        "dual_kl": 10.0,
+        "wasserstein": 10.0,
+    }
+    assert [chosen["training"].policy_learning_rate for chosen in settings.values()] == [3e-4, 3e-6, 3e-6]
+    assert all(chosen["multiplier"].learning_rate == 0.0 for chosen in settings.values())
+    for name, estimate in (("dual_kl", dual_kl), ("wasserstein", dual_wasserstein)):
+        expected = Dual(estimate, (300, 300), learning_rate=1e-3, gradient_penalty=5.0, steps=3)
+        assert describe(settings[name]["divergence"]) == describe(expected)
+    mmd = settings["mmd"]["divergence"].divergence
+    policy, behavior = (np.random.default_rng(seed).normal(size=(4, 1, 3)).astype(np.float32) for seed in (0, 1))
+
+    def mean_kernel(first, second):
+        first, second = np.tanh(first[:, 0]), np.tanh(second[:, 0])
+        return np.exp(-np.abs(first[:, None] - second[None]).sum(axis=-1) / 20.0).mean()
+
+    expected = mean_kernel(policy, policy) + mean_kernel(behavior, behavior) - 2.0 * mean_kernel(policy, behavior)
+    assert mmd.samples == 4
+    assert mmd._compare(tf.constant(policy), tf.constant(behavior)).numpy() == pytest.approx([expected], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
