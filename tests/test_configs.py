@@ -19,11 +19,13 @@ from tiny import CONFIGS, NETWORKS, make_dataset, run_here, write_random_dataset
 import brac_plus_tf.collection.recording
 import brac_plus_tf.runs.online  # noqa: F401
 from brac_plus_tf.agents.base import Agent
+from brac_plus_tf.agents.brac import Dual
 from brac_plus_tf.agents.brac_plus import BRACPlus
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.settings import describe
 from brac_plus_tf.environments.tasks import D4RL_PAPER_TASKS, find_task
+from brac_plus_tf.objectives.divergences import dual_kl, dual_wasserstein
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import take_step
 from brac_plus_tf.runs.experiment import Experiment
@@ -67,6 +69,12 @@ PUBLISHED = {
     "door_human": 0.001,
     "relocate_human": 0.001,
 }
+# Table 3: sigma, eps and samples of the MMD
+TABLE_3 = {
+    "hopper_medium_replay": (10.0, 0.2, 10),
+    "walker2d_medium_expert": (20.0, 0.2, 10),
+    "halfcheetah_medium": (10.0, 0.3, 10),
+}
 # observation and action sizes of the environments, and steps after which they cut an episode
 SIZES = {
     "halfcheetah": (17, 6, 1000),
@@ -99,6 +107,11 @@ BASELINES = {
         for letter in "pv"
         for name in ("base", "google")
     },
+    **{(f"brac_{letter}/mmd.gin",): ["behavior", "warm_start", "main"] for letter in "pv"},
+    # a dual divergence needs no cloned policy
+    **{
+        (f"brac_{letter}/{name}.gin",): ["warm_start", "main"] for letter in "pv" for name in ("dual_kl", "wasserstein")
+    },
     ("bear/halfcheetah.gin",): ["warm_start", "main"],
 }
 BASELINES |= {
@@ -127,6 +140,7 @@ COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("quickstart.gin",): "hopper_medium_replay",
     **{files: "hopper_medium_replay" for files in BASELINES},
     **{("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"): "hopper_medium_replay" for name in ABLATIONS},
+    **{(f"ablations/mmd_global_{task}.gin",): task for task in TABLE_3},
 }
 
 
@@ -335,6 +349,8 @@ def test_tables_5_and_6(task):
     assert outcome.operative["BRACPlus.threshold"] == "@AbsoluteThreshold()"
     assert outcome.operative["BRACPlus.entropy"] == f"@{constraint}()"
     assert outcome.operative["BRACPlus.divergence"] == ("@MMD()" if robot(task) in HANDS else "@KLUpperBound()")
+    # Algorithm 1, line 2, also where line 7 has another
+    assert outcome.operative["BRACPlus.initial_divergence"] == "@KLUpperBound()"
     assert outcome.value("Experiment.dataset") == dataset_name(task)
     assert outcome.value("Experiment.agent_name") == "brac_plus"
 
@@ -380,7 +396,7 @@ TABLE_4_COLUMNS = {
         "StateMultiplier.learning_rate": 1e-7,
         "MinimumEntropy.initial": 10.0,
         "MinimumEntropy.learning_rate": 1e-3,
-        "MMD.sigma": 20.0,
+        "MMD.sigma": 120.0,
         "MMD.samples": 10,
         "Experiment.final_episodes": 1000,
     },
@@ -399,6 +415,14 @@ def test_table_4(task):
     rows = make_dataset(dimensions=find_task(dataset_name(task)).dimensions)
     shapes = [stage.draw(rows, base_seed(0)).reward.shape for stage in agent.stages()]
     assert shapes == [(3, 100), (100,), (100,), (100,)]
+
+
+@pytest.mark.parametrize("file", [file for file in EVERY_FILE if file.endswith("short_protocol.gin")])
+def test_short_protocols_normalise_observations(file):
+    """In so few steps no behaviour policy is learned from raw ones."""
+    folder = pathlib.Path(file).parent
+    configuration.parse([str(CONFIGS / folder / "base.gin"), str(CONFIGS / file)], [])
+    assert gin.query_parameter("load_dataset.normalize_observations") is True
 
 
 # One place for what differs by algorithm ---------------------------------------------------------------------------
@@ -443,11 +467,42 @@ def test_the_baselines_differ_where_their_sources_do():
     assert [float(np.exp(edge)) for edge in bear._range] == pytest.approx([np.exp(-5.0), np.exp(10.0)], rel=1e-6)
 
 
+@pytest.mark.parametrize("letter", "pv")
+def test_bracs_other_divergences_are_googles(letter):
+    """Squared MMD of 4 + 4 squashed actions with exp(-|x - y|_1 / 20); dual critics with their penalty of 5."""
+    built = {name: build((f"brac_{letter}/{name}.gin",))[2] for name in ("mmd", "dual_kl", "wasserstein")}
+    settings = {name: agent.settings for name, agent in built.items()}
+    assert {name: chosen["value_penalty"] for name, chosen in settings.items()} == dict.fromkeys(built, letter == "v")
+    assert {name: chosen["multiplier"].initial for name, chosen in settings.items()} == {
+        "mmd": 1.0,
+        "dual_kl": 10.0,
+        "wasserstein": 10.0,
+    }
+    assert [chosen["training"].policy_learning_rate for chosen in settings.values()] == [3e-4, 3e-6, 3e-6]
+    assert all(chosen["multiplier"].learning_rate == 0.0 for chosen in settings.values())
+    for name, estimate in (("dual_kl", dual_kl), ("wasserstein", dual_wasserstein)):
+        expected = Dual(estimate, (300, 300), learning_rate=1e-3, gradient_penalty=5.0, steps=3)
+        assert describe(settings[name]["divergence"]) == describe(expected)
+    mmd = settings["mmd"]["divergence"].divergence
+    policy, behavior = (np.random.default_rng(seed).normal(size=(4, 1, 3)).astype(np.float32) for seed in (0, 1))
+
+    def mean_kernel(first, second):
+        first, second = np.tanh(first[:, 0]), np.tanh(second[:, 0])
+        return np.exp(-np.abs(first[:, None] - second[None]).sum(axis=-1) / 20.0).mean()
+
+    expected = mean_kernel(policy, policy) + mean_kernel(behavior, behavior) - 2.0 * mean_kernel(policy, behavior)
+    assert mmd.samples == 4
+    assert mmd._compare(tf.constant(policy), tf.constant(behavior)).numpy() == pytest.approx([expected], rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_overlay_a_task_file(name):
     outcome = assembled(("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"))
-    parts = {part: outcome.operative[f"BRACPlus.{part}"] for part in ("divergence", "multiplier", "penalty")}
+    names = ("divergence", "multiplier", "penalty", "entropy", "initial_divergence")
+    parts = {part: outcome.operative[f"BRACPlus.{part}"] for part in names}
     assert parts == {
+        "initial_divergence": "@KLUpperBound()",
+        "entropy": "@MinimumEntropy()" if name.startswith("mmd") else "@MaximumEntropy()",
         "divergence": "@MMD()" if name.startswith("mmd") else "@KLUpperBound()",
         "multiplier": "@GlobalMultiplier()" if name.endswith("global") else "@StateMultiplier()",
         "penalty": "@GradientPenalty()" if name.endswith("penalty") else "@NoPenalty()",
@@ -459,11 +514,17 @@ def test_ablations_overlay_a_task_file(name):
     assert outcome.value("Experiment.dataset") == "hopper-medium-replay-v0"
 
 
-def test_table_3():
-    """sigma = 10, eps = 0.2 and 10 samples on hopper-medium-replay."""
-    outcome = assembled(("brac_plus/hopper_medium_replay.gin", "ablations/mmd_global.gin"))
-    assert [outcome.value(f"MMD.{key}") for key in ("sigma", "samples")] == [10.0, 10]
-    assert outcome.value("AbsoluteThreshold.value") == 0.2
+@pytest.mark.parametrize("task", TABLE_3)
+def test_table_3(task):
+    """Complete in one file each; Table 5's H0 from below."""
+    outcome = assembled((f"ablations/mmd_global_{task}.gin",))
+    keys = ("MMD.sigma", "AbsoluteThreshold.value", "MMD.samples")
+    assert tuple(outcome.value(key) for key in keys) == TABLE_3[task]
+    assert outcome.operative["BRACPlus.divergence"] == "@MMD()"
+    assert outcome.operative["BRACPlus.entropy"] == "@MinimumEntropy()"
+    assert outcome.value("MinimumEntropy.target") == PAPER[task][1]
+    assert outcome.value("Experiment.agent_name") == "ablation_mmd_global"
+    assert outcome.value("Experiment.dataset") == dataset_name(task)
     # sqrt(k(x,x) + k(y,y) - 2 k(x,y)) of kernels between 0 and 1 is below sqrt(2)
     assert all(0.0 <= step["divergence_mean"] < np.sqrt(2.0) + 1e-3 for step in outcome.metrics["main"])
 
@@ -477,9 +538,10 @@ def test_the_published_codes_settings(task):
     assert outcome.threshold == 123.0 + PUBLISHED[task]
     assert outcome.value("GradientPenalty.target") == (0.005 if hand else 0.1 if cheetah else 0.01)
     assert outcome.value("GradientPenalty.weight") == 0.1 and outcome.value("GradientPenalty.weight_rate") > 0.0
-    assert outcome.operative["GradientPenalty.mask"] == "@normalized_softplus"
+    assert outcome.operative["GradientPenalty.mask"] == ("@heaviside" if hand else "@normalized_softplus")
     assert outcome.operative["BRACPlus.multiplier"] == "@GlobalMultiplier()"
     assert outcome.value("GlobalMultiplier.learning_rate") == 1e-3
+    assert outcome.value("Improvement.policy_learning_rate") == (5e-8 if hand else 5e-6)
     assert outcome.value("Critic.target_samples") == 5
     assert outcome.value("Improvement.target_actor") and outcome.value("Improvement.train_behavior")
     assert outcome.operative["VAEEnsemble.select"] == "@all_members"
@@ -488,12 +550,20 @@ def test_the_published_codes_settings(task):
         20,
         1.0,
     )
+    assert outcome.operative["MaxQ.rank"] == "@mean_value"
+    constraint = "MinimumEntropy" if hand else "MaximumEntropy"
+    assert outcome.value(f"{constraint}.target") is None
+    # the policy's room below the data's own entropy, nats for each entry of an action
+    assert outcome.value(f"{constraint}.margin") == pytest.approx(0.0 if hand else np.log(4.0))
+    starts = outcome.value(f"{constraint}.initial"), outcome.value("GlobalMultiplier.initial")
+    assert starts == (10.0, 10.0)
     assert outcome.value("Experiment.agent_name") == "brac_plus_acml"
     if hand:
         assert outcome.value("MMD.sigma") == 120.0 and outcome.value("MMD.samples") == 5
+        assert outcome.operative["BRACPlus.initial_divergence"] == "@MMD()"  # the published code's own
+        assert outcome.value("MMD.squashed") is False
     else:
         assert outcome.value("Improvement.policy_samples") == 5
-    assert outcome.value("MinimumEntropy.target" if hand else "MaximumEntropy.target") is None
 
 
 @pytest.mark.parametrize("task", PAPER)

@@ -364,3 +364,61 @@ def test_mmd_takes_its_behavior_samples_from_clipped_latents():
     share = stats.norm.sf(0.1)
     expected = np.sqrt([1 + 2 * share**2, 1 + 2 * share**2 - 2 * share])
     np.testing.assert_allclose(mmd, expected, atol=0.05)
+
+
+# What is left between a policy and itself ------------------------------------------------------------------------
+
+
+def certain_behavior(mean):
+    """A decoder that gives one action whatever the state and the latent: `mean` [A]."""
+    return independent_vae([1.0], [mean], [[1.0] * len(mean)], latent_size=3)
+
+
+def expected_kernel(deviation, width, size):
+    """E exp(-||d||_1 / (2 width)) of d ~ N(0, deviation^2) in `size` entries: Laplace transforms of half-normals."""
+    share = deviation / (2.0 * width)
+    return (2.0 * stats.norm.sf(share) * np.exp(share**2 / 2.0)) ** size
+
+
+HANDS = {"door": (28, -60.0), "relocate": (30, -60.0), "hammer": (26, -60.0), "pen": (24, -200.0)}
+FLOORS = {20.0: (0.107, 0.119, 0.095, 0.048), 120.0: (0.044, 0.049, 0.039, 0.020)}
+
+
+@pytest.mark.parametrize(("task", "width"), [(task, width) for task in HANDS for width in FLOORS])
+def test_floor_of_the_mmd_at_table_6s_entropies(task, width):
+    """Ten samples of a policy with the right mean, as narrow as Table 6's H0 (or e^-5, the actor's bound) allows."""
+    size, entropy = HANDS[task]
+    floor = MMD(samples=10, sigma=width).floor(
+        certain_behavior([0.0] * size), tf.zeros([300, O]), tf.constant(entropy), np.exp(-5.0), SEED
+    )
+    # H = A log(s sqrt(2 pi e)) around 0, where tanh is straight
+    deviation = max(np.exp(entropy / size - 0.5 * np.log(2 * np.pi * np.e)), np.exp(-5.0))
+    apart, between = (expected_kernel(factor * deviation, width, size) for factor in (np.sqrt(2.0), 1.0))
+    expected = np.sqrt(1.0 + 0.1 + 0.9 * apart - 2.0 * between)
+    assert expected == pytest.approx(FLOORS[width][list(HANDS).index(task)], abs=6e-4)
+    assert floor.shape == (300,) and float(tf.reduce_mean(floor)) == pytest.approx(expected, rel=0.02)
+
+
+def test_floor_of_the_mmd_rises_where_tanh_is_flat():
+    """Around u = 2 the squashed action has log(1 - tanh(2)^2) = -2.65 nats less an entry: the policy must be wider."""
+    floors = [
+        MMD(samples=5, sigma=3.0).floor(certain_behavior([mean] * 6), tf.zeros([400, O]), tf.constant(-18.0), 0.0, SEED)
+        for mean in (0.0, 2.0)
+    ]
+    expected = []
+    for mean in (0.0, 2.0):
+        deviation = np.exp(-3.0 - np.log(1.0 - np.tanh(mean) ** 2) - 0.5 * np.log(2 * np.pi * np.e))
+        apart, between = (expected_kernel(factor * deviation, 3.0, 6) for factor in (np.sqrt(2.0), 1.0))
+        expected.append(np.sqrt(1.0 + 0.2 + 0.8 * apart - 2.0 * between))
+    assert [float(tf.reduce_mean(floor)) for floor in floors] == pytest.approx(expected, rel=0.03)
+    assert expected[1] > 3.0 * expected[0]
+
+
+@pytest.mark.parametrize("entropy", [-np.inf, 0.0])  # the second asks for deviations of about 0.4
+def test_floor_of_the_mmd_between_two_sets_of_a_wide_behaviours_samples(entropy):
+    """E MMD^2 = 2 (1 - E k) / N; noise is added only where the model's own samples are narrower than they must be."""
+    behavior = GaussianBehavior(lambda o: diagonal_gaussian(tf.zeros([o.shape[0], A]), tf.fill([o.shape[0], A], 0.9)))
+    divergence = MMD(samples=16, sigma=1.5, measure=squared_discrepancy)
+    floor = divergence.floor(behavior, tf.zeros([2000, O]), tf.constant(entropy), 0.0, SEED)
+    expected = 2.0 * (1.0 - expected_kernel(np.sqrt(2.0) * 0.9, 1.5, A)) / 16.0
+    assert float(tf.reduce_mean(floor)) == pytest.approx(expected, rel=0.03)

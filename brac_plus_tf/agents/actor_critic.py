@@ -9,7 +9,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Draw, Policy, Problem, Stage, Update, Watch, stateless, uniform_rows
-from brac_plus_tf.agents.value_learning import Critic, ValueLearner, best_action
+from brac_plus_tf.agents.value_learning import Critic, Ranking, ValueLearner, best_action
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
 from brac_plus_tf.core.settings import HyperParameters
@@ -17,6 +17,7 @@ from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.models.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
 from brac_plus_tf.models.networks import Actor, ActorNetwork, CriticNetwork, repeat
 from brac_plus_tf.models.optimization import build_adam
+from brac_plus_tf.objectives.losses import smallest_value
 
 
 class PolicyDraw(NamedTuple):
@@ -69,10 +70,14 @@ def mean_over_draws(values: tf.Tensor, samples: int) -> tf.Tensor:
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class MaxQ(HyperParameters):
-    """Acting by the best of `samples` policy draws under min_j Q_j, clipped to +-clip deviations if given."""
+    """Acting by the best of `samples` policy draws, clipped to +-clip deviations if given.
+
+    rank: what makes one the best, of the critics' values [K, ..] -> [..].
+    """
 
     samples: int = 10
     clip: float | None = None
+    rank: Ranking = smallest_value
 
     def action(self, actor: ActorNetwork, critic: CriticNetwork, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """observation [N, O], seed [2] -> action [N, A] in [-1, 1].
@@ -85,7 +90,7 @@ class MaxQ(HyperParameters):
         noise = standard_normal([self.samples, 1, mean.shape[-1]], seed)
         limit = math.inf if self.clip is None else self.clip
         actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
-        return best_action(critic, repeat(observation, self.samples), actions)
+        return best_action(critic, repeat(observation, self.samples), actions, self.rank)
 
 
 def entropy_floor(minimum_entropy: float | None, dimensions: Dimensions) -> float:

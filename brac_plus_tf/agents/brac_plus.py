@@ -5,6 +5,7 @@ Reference: "BRAC+: Going Deeper with Behavior Regularized Offline Reinforcement 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
@@ -24,7 +25,7 @@ from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.behavior import VAEEnsemble
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit, copy_variables, decayed, raw, watch
-from brac_plus_tf.objectives.divergences import Divergence, KLUpperBound
+from brac_plus_tf.objectives.divergences import Divergence, Floored, KLUpperBound
 from brac_plus_tf.objectives.losses import constrained_policy_loss
 from brac_plus_tf.objectives.metrics import divergence_metrics
 from brac_plus_tf.objectives.multipliers import (
@@ -66,7 +67,11 @@ class Improvement(HyperParameters):
 
 @gin.register
 class BRACPlus(Initialized):
-    """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights."""
+    """The agent. Components are hyper-parameter objects; `seed` fixes the initial weights.
+
+    initial_divergence: what the initial policy minimises (Algorithm 1, line 2). divergence: what the main stage
+    bounds, and what the threshold is in. The paper's first is the KL bound, whatever its second is.
+    """
 
     @checked
     def __init__(
@@ -77,6 +82,7 @@ class BRACPlus(Initialized):
         actor: Actor = Actor(),
         critic: Critic = Critic((256, 256), learning_rate=3e-4, tau=1e-3),
         behavior: VAEEnsemble = VAEEnsemble(),
+        initial_divergence: Divergence = KLUpperBound(),
         divergence: Divergence = KLUpperBound(),
         threshold: Threshold = RelativeThreshold(1.0),
         multiplier: MultiplierRule = StateMultiplier(),
@@ -90,15 +96,20 @@ class BRACPlus(Initialized):
     ) -> None:
         fits = InitialFits(behavior_fit, initial_policy_fit, initial_critic_fit)
         rate, samples = improvement.policy_rate(), improvement.policy_samples
-        super().__init__(problem, seed, actor, critic, rate, max_q, behavior, divergence, entropy, fits, samples)
-        self._penalty, self._improvement = penalty, improvement
+        super().__init__(
+            problem, seed, actor, critic, rate, max_q, behavior, initial_divergence, entropy, fits, samples
+        )
+        self._divergence, self._penalty, self._improvement = divergence, penalty, improvement
         self.target_actor = self.actor  # whose next actions the targets value
         if improvement.target_actor:
             self.target_actor = actor.build(problem.dimensions, seed)
             self.followed.append((self.actor.variables, self.target_actor.variables))
         self.multiplier = LearnedStateMultiplier(multiplier, problem.dimensions, seed)
         self.penalty_weight = tf.Variable(penalty.weight, trainable=False, dtype=tf.float32)
-        self.thresholds = DivergenceThresholds(threshold, lambda *given: self._measure(*given).divergence)
+        floor = self._floor_of(divergence, actor) if isinstance(divergence, Floored) else None
+        self.thresholds = DivergenceThresholds(
+            threshold, lambda *given: self._measure(divergence, *given).divergence, floor
+        )
 
     # What the loop asks ------------------------------------------------------------------------------------------
 
@@ -134,7 +145,7 @@ class BRACPlus(Initialized):
         tape = tf.GradientTape(watch_accessed_variables=False)
         with tape:
             watch(tape, self.actor.trainable_variables)
-            measured = self._measure(batch.observation, seed)
+            measured = self._measure(self._divergence, batch.observation, seed)
         # line 6 may not move the policy
         excess = tf.stop_gradient(measured.divergence) - self.thresholds.penalty
         penalty = self._penalty_at(batch.observation, measured.draw.action, excess)
@@ -195,12 +206,21 @@ class BRACPlus(Initialized):
             # the policy has moved in stage 2, the target has not
             copy_variables(self.actor.variables, self.target_actor.variables)
             sample = dataset.sample((MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
-            self.thresholds.measure(sample.observation, seed)
-            warnings = self.thresholds.fix_divergence()
+            warnings = self.thresholds.fix_divergence(sample.observation, seed)
         elif self._penalty.over_dataset:
             self.thresholds.measure(dataset.transitions.observation, seed)
         self.thresholds.renew_penalty()
         return Preparation(warnings)
+
+    def _floor_of(self, divergence: Floored, actor: Actor) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+        narrowest = math.exp(actor.log_std_range[0])
+
+        def floor(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            least = self.entropy_multiplier.least()
+            members = self.behavior.select(seed)
+            return tf.reduce_mean([divergence.floor(m, observation, least, narrowest, seed) for m in members], axis=0)
+
+        return floor
 
     def _watch(self, dataset: TransitionSource, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
         """Beside Q: whether the multipliers hold the constraint, once they have had half the stage to rise."""

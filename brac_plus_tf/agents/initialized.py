@@ -1,6 +1,5 @@
 """Lines 1 to 3 of BRAC+'s Algorithm 1: behaviour policy, initial policy and initial Q, each a stage runs may share."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,7 +37,10 @@ class Measured(NamedTuple):
 
 
 class Initialized(ActorCritic):
-    """An actor-critic that starts from the data's own policy: argmin D(pi, pi_b), and the Q of that."""
+    """An actor-critic that starts from the data's own policy: argmin D(pi, pi_b), and the Q of that.
+
+    initial_divergence: that D; what a subclass holds its policy to afterwards may be another one.
+    """
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class Initialized(ActorCritic):
         policy_rate: float | object,
         max_q: MaxQ,
         behavior: VAEEnsemble,
-        divergence: Divergence,
+        initial_divergence: Divergence,
         entropy: EntropyConstraint,
         fits: InitialFits,
         policy_samples: int,
@@ -61,7 +63,8 @@ class Initialized(ActorCritic):
         self._initial_policy_optimizer = fits.policy.adam(self.actor.trainable_variables)
         self._initial_critic_optimizer = fits.critic.adam(self.critic.trainable_variables)
         self._shapes = {"actor": actor, "critic": critic, "behavior": behavior}
-        self._divergence, self._entropy, self._fits, self._samples = divergence, entropy, fits, policy_samples
+        self._initial_divergence, self._entropy, self._fits = initial_divergence, entropy, fits
+        self._samples = policy_samples
         self._action_margin, self._action_size = behavior.action_margin, problem.dimensions.action
 
     def initial_stages(self, epoch_steps: int) -> tuple[Stage, ...]:
@@ -86,7 +89,7 @@ class Initialized(ActorCritic):
                 epoch_steps=epoch_steps,
                 prepare=self._prepare_initial_policy,
                 writes=("actor", "entropy_multiplier", "initial_policy_optimizer"),
-                settings=(shapes["actor"], self._divergence, self._entropy, fits.policy, self._samples),
+                settings=(shapes["actor"], self._initial_divergence, self._entropy, fits.policy, self._samples),
             ),
             Stage(
                 name="initial_critic",
@@ -109,17 +112,17 @@ class Initialized(ActorCritic):
             "entropy_multiplier": self.entropy_multiplier.variables,
         }
 
-    def _measure(self, observation: tf.Tensor, seed: tf.Tensor) -> Measured:
+    def _measure(self, divergence: Divergence, observation: tf.Tensor, seed: tf.Tensor) -> Measured:
         """Draws from the current policy and measures it; differentiable in its weights."""
         draw = draw_policy(self.actor, observation, self._samples, fold(seed, Purpose.POLICY_ACTION))
-        divergences = [
-            self._divergence(draw.distribution, draw.pre_tanh_action, member, draw.observation, seed)
+        by_member = [
+            divergence(draw.distribution, draw.pre_tanh_action, member, draw.observation, seed)
             for member in self.behavior.select(seed)
         ]
         # the members' mean, and a bound still: each term bounds the divergence from its own model
-        divergence = tf.add_n(divergences) / len(divergences)
+        mean_of_members = tf.add_n(by_member) / len(by_member)
         return Measured(
-            draw, mean_over_draws(divergence, self._samples), mean_over_draws(-draw.log_prob, self._samples)
+            draw, mean_over_draws(mean_of_members, self._samples), mean_over_draws(-draw.log_prob, self._samples)
         )
 
     # Stage 1: behaviour policy by maximum ELBO ---------------------------------------------------------------------
@@ -135,7 +138,7 @@ class Initialized(ActorCritic):
         """One step of the policy on E_s[D(s)] and the entropy term, one of the entropy multiplier."""
 
         def loss() -> tuple[tf.Tensor, Metrics]:
-            measured = self._measure(batch.observation, seed)
+            measured = self._measure(self._initial_divergence, batch.observation, seed)
             # D alone would be smallest at the behaviour's own entropy, above what stage 4 allows
             bonus = self.entropy_multiplier.penalty(measured.entropy)
             metrics = {"divergence_mean": measured.divergence, "entropy": measured.entropy}
@@ -156,7 +159,7 @@ class Initialized(ActorCritic):
         return metrics
 
     def _prepare_initial_policy(self, dataset: TransitionSource, step: int, seed: tf.Tensor) -> Preparation:
-        """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A log 4."""
+        """Fixes the entropy target where none is given: behaviour's negative log-likelihood minus A margin."""
         if step == 0 and self._entropy.target is None:
             batch = dataset.sample((MEASURED_STATES,), fold(seed, Purpose.MEASURED_STATES))
             pre_tanh_action = inverse_tanh(batch.action, self._action_margin)
@@ -164,6 +167,6 @@ class Initialized(ActorCritic):
             # entropies are stated for a = tanh u: log p(a) = log p(u) - log |da/du|
             jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
             negative_log_likelihood = tf.reduce_mean(terms["negative_elbo"] + jacobian)
-            # A log 4 below the data's own entropy: per entry, a policy a quarter as wide as the data
-            self.entropy_multiplier.target.assign(negative_log_likelihood - self._action_size * math.log(4.0))
+            below = self._action_size * self._entropy.margin
+            self.entropy_multiplier.target.assign(negative_log_likelihood - below)
         return Preparation()

@@ -13,6 +13,9 @@ from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.objectives.metrics import RunningMoments
 
 _CHUNK = 1000  # states measured at a time
+_FLOOR = (
+    "its floor: so far apart are two sets of the behaviour policy's own samples, one with the least entropy allowed"
+)
 
 
 @runtime_checkable
@@ -60,13 +63,19 @@ def watch_constraint(metrics: Mapping[str, float]) -> dict[str, str]:
     return {"constraint": text}
 
 
+Measure = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
 class DivergenceThresholds:
     """eps_KL (`divergence`), which the multipliers hold, and eps_GP (`penalty`), beyond which Q is penalised; nats."""
 
-    def __init__(self, rule: Threshold, measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> None:
-        """Args: rule: gives eps_KL. measure: (observation [B, O], seed [2]) -> the current policy's D(s) [B]."""
+    def __init__(self, rule: Threshold, measure: Measure, floor: Measure | None = None) -> None:
+        """Args: rule: gives eps_KL. measure: (observation [B, O], seed [2]) -> the current policy's D(s) [B].
+        floor: the same for the least that any policy's could be, where something is known of that.
+        """
         self.rule = rule
         self._measure = tf.function(measure, reduce_retracing=True, autograph=False)
+        self._floor = None if floor is None else tf.function(floor, reduce_retracing=True, autograph=False)
         self.divergence = tf.Variable(0.0, trainable=False)
         self.penalty = tf.Variable(0.0, trainable=False)
         self._moments = RunningMoments()  # of D(s), since the last renewal
@@ -82,26 +91,42 @@ class DivergenceThresholds:
     def measure(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> None:
         """Takes in the current policy's D(s) over observations [M, O], chunk by chunk, instead of what came before."""
         self._moments.reset()
-        # chunks of one size compile once; all states at once would need gigabytes
-        for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
-            chunk = tf.convert_to_tensor(observation[start : start + _CHUNK])
-            self._moments.add(self._measure(chunk, fold(seed, index)))
+        _add_chunks(self._moments, self._measure, observation, seed)
 
-    def fix_divergence(self) -> list[str]:
-        """eps_KL by the rule, from the mean of D; returns a warning if it lies below that."""
+    def fix_divergence(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> list[str]:
+        """eps_KL by the rule, from the mean of D over observations [M, O]; a warning if it can hardly be met."""
+        self.measure(observation, seed)
         achieved = self._moments.mean()
         threshold = self.rule.resolve(achieved)
         self.divergence.assign(threshold)
-        # stage 2 has minimised D already: below its result no policy lies, and alpha would rise for ever
-        if threshold >= achieved:
+        initial = (achieved, "the mean divergence of the initial policy")
+        nearest, what = min([initial, *self._known_floor(observation, seed)])
+        # where no policy lies within the bound alpha rises for ever
+        if threshold >= nearest:
             return []
         return [
-            f"the divergence threshold {threshold:.4g} lies below {achieved:.4g}, the mean divergence of the initial "
-            "policy, its achieved minimum: the constraint cannot be met; use a larger value or RelativeThreshold"
+            f"the divergence threshold {threshold:.4g} lies below {nearest:.4g}, {what}: the constraint can hardly be "
+            "met; use a larger value or RelativeThreshold"
         ]
+
+    def _known_floor(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> list[tuple[float, str]]:
+        if self._floor is None:
+            return []
+        moments = RunningMoments()
+        _add_chunks(moments, self._floor, observation, seed)
+        # the initial policy has come as near as it could only where it had this divergence to minimise
+        return [(moments.mean(), _FLOOR)]
 
     def renew_penalty(self) -> None:
         """eps_GP <- mean + standard deviation of D, which begins anew."""
         # before the reset: the epoch that begins is judged by the one that ended
         self.penalty.assign(self._moments.mean() + self._moments.standard_deviation())
         self._moments.reset()
+
+
+def _add_chunks(
+    moments: RunningMoments, measure: Measure, observation: np.ndarray | tf.Tensor, seed: tf.Tensor
+) -> None:
+    # chunks of one size compile once; all states at once would need gigabytes
+    for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
+        moments.add(measure(tf.convert_to_tensor(observation[start : start + _CHUNK]), fold(seed, index)))

@@ -11,7 +11,9 @@ from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.networks import CriticNetwork
 from brac_plus_tf.models.optimization import build_adam, gradient_step, soft_update
-from brac_plus_tf.objectives.losses import pessimistic_value, squared_td_error, td_target
+from brac_plus_tf.objectives.losses import pessimistic_value, smallest_value, squared_td_error, td_target
+
+Ranking = Callable[[tf.Tensor], tf.Tensor]
 
 
 @gin.register
@@ -101,10 +103,12 @@ class ValueLearner:
         return watch_value(self._rule.gamma)
 
 
-def best_action(critic: CriticNetwork, observation: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    """Of actions [N, B, A] at observations [N, B, O], for each state the one that min_j Q_j likes best: [B, A]."""
+def best_action(
+    critic: CriticNetwork, observation: tf.Tensor, actions: tf.Tensor, rank: Ranking = smallest_value
+) -> tf.Tensor:
+    """Of actions [N, B, A] at observations [N, B, O], for each state the one that ranks highest: [B, A]."""
     # of equal values argmax takes the first: the choice is the same for every batch size
-    best = tf.argmax(critic.minimum(observation, actions), axis=0)
+    best = tf.argmax(rank(critic(observation, actions)), axis=0)
     return tf.gather(tf.transpose(actions, [1, 0, 2]), best, batch_dims=1)
 
 

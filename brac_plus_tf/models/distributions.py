@@ -3,6 +3,7 @@
 A policy is handled through the distribution of its pre-tanh action u, a diagonal Gaussian; a = tanh(u).
 """
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -65,6 +66,16 @@ def tanh_log_prob(distribution: Distribution, pre_tanh_action: tf.Tensor) -> tf.
     # 1 - tanh(u)^2 = 4 / (e^u + e^-u)^2. As it stands it rounds to 0 in float32 from |u| = 9 on, its logarithm to -inf.
     jacobian = tfb.Tanh().forward_log_det_jacobian(pre_tanh_action, event_ndims=1)
     return distribution.log_prob(pre_tanh_action) - jacobian
+
+
+def gaussian_deviation(entropy: tf.Tensor, pre_tanh_mean: tf.Tensor) -> tf.Tensor:
+    """The pre-tanh deviation, one for all entries, at which tanh-Gaussians around these means [.., A] have `entropy` on
+    average, nats of the squashed action; scalar. Exact while it is small, too small where it is not.
+    """
+    # H = sum_i log(deviation sqrt(2 pi e)) + E log(1 - tanh(u_i)^2), whose last term is concave in u: its value at the
+    # mean is the most that it can be
+    jacobian = tf.reduce_mean(tfb.Tanh().forward_log_det_jacobian(pre_tanh_mean, event_ndims=1))
+    return tf.exp((entropy - jacobian) / pre_tanh_mean.shape[-1] - 0.5 * math.log(2.0 * math.pi * math.e))
 
 
 def gaussian_to_mixture_kl_bound(gaussian: Distribution, mixture: Distribution) -> tf.Tensor:

@@ -11,11 +11,16 @@ from typing import Any, Protocol, runtime_checkable
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.core.randomness import Purpose, fold
+from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import check_shapes
 from brac_plus_tf.models.behavior import BehaviorModel, ConditionalVAE
-from brac_plus_tf.models.distributions import Distribution, draw_gaussian, gaussian_to_mixture_kl_bound
+from brac_plus_tf.models.distributions import (
+    Distribution,
+    draw_gaussian,
+    gaussian_deviation,
+    gaussian_to_mixture_kl_bound,
+)
 
 Kernel = Callable[[tf.Tensor, float], tf.Tensor]
 
@@ -38,6 +43,26 @@ class Divergence(Protocol):
         """Args: policy with batch [B], event [A]; pre_tanh_action [B, A], one draw of it; observation [B, O].
 
         Returns [B]. Gradients reach the policy's parameters, also through the draw.
+        """
+
+
+@runtime_checkable
+class Floored(Protocol):
+    """A divergence that, being made of samples, leaves something between a policy and itself: a bound below it is vain.
+
+    Beside `Divergence` for those that know how much; BRAC+ asks for it before the main stage.
+    """
+
+    def floor(
+        self,
+        behavior: Any,
+        observation: tf.Tensor,
+        minimum_entropy: tf.Tensor,
+        minimum_deviation: float,
+        seed: tf.Tensor,
+    ) -> tf.Tensor:
+        """About the least D(s) [B] of any policy that has E[H] >= minimum_entropy, nats of the squashed action (-inf
+        for none), and pre-tanh deviations of at least minimum_deviation.
         """
 
 
@@ -170,6 +195,26 @@ class MMD(HyperParameters):
         check_shapes((pre_tanh_action, "BA"), (observation, "BO"))
         x = draw_gaussian(policy, fold(seed, Purpose.POLICY_SAMPLES), self.samples)
         y = behavior.draws(observation, self.samples, self.latent_clip, seed)
+        return self._compare(x, y)
+
+    def floor(
+        self,
+        behavior: BehaviorModel,
+        observation: tf.Tensor,
+        minimum_entropy: tf.Tensor,
+        minimum_deviation: float,
+        seed: tf.Tensor,
+    ) -> tf.Tensor:
+        """[B]: between two sets of the behaviour model's samples, one with as much noise as the bounds ask for."""
+        x = behavior.draws(observation, self.samples, self.latent_clip, fold(seed, Purpose.POLICY_SAMPLES))
+        y = behavior.draws(observation, self.samples, self.latent_clip, seed)
+        # the noise does least where it is alike in all entries and states, for a kernel's slope is steepest at 0
+        needed = tf.maximum(gaussian_deviation(minimum_entropy, x), minimum_deviation)
+        lacking = tf.sqrt(tf.maximum(needed**2 - tf.math.reduce_variance(x, axis=0), 0.0))
+        noise = standard_normal(tf.shape(x), fold(seed, Purpose.POLICY_SAMPLES))
+        return self._compare(x + lacking * noise, y)
+
+    def _compare(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         if self.squashed:
             x, y = tf.tanh(x), tf.tanh(y)
         return self.measure(x, y, self.kernel, self.sigma)

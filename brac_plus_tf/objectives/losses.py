@@ -1,5 +1,6 @@
 """Losses of critic and policy, per state -> [B]: pure functions of tensors."""
 
+import gin
 import tensorflow as tf
 
 from brac_plus_tf.core.types import check_shapes
@@ -50,6 +51,18 @@ def pessimistic_value(q_values: tf.Tensor, minimum_weight: float) -> tf.Tensor:
     if minimum_weight == 1.0:  # one reduction, where the other would be multiplied by nothing
         return smallest
     return minimum_weight * smallest + (1.0 - minimum_weight) * tf.reduce_max(q_values, axis=0)
+
+
+@gin.register
+def smallest_value(q_values: tf.Tensor) -> tf.Tensor:
+    """min_j Q_j: q_values [K, ..] -> [..]."""
+    return tf.reduce_min(q_values, axis=0)
+
+
+@gin.register
+def mean_value(q_values: tf.Tensor) -> tf.Tensor:
+    """mean_j Q_j: q_values [K, ..] -> [..]."""
+    return tf.reduce_mean(q_values, axis=0)
 
 
 def imitating_policy_loss(value: tf.Tensor, squared_error: tf.Tensor, weight: float) -> tf.Tensor:

@@ -60,12 +60,14 @@ def through_softplus(raw_multiplier: tf.Tensor, violation: tf.Tensor) -> tf.Tens
 class EntropyConstraint(HyperParameters):
     """A bound on E[H(pi(.|s))] held by a scalar multiplier beta >= 0; entropies in nats, of the squashed action.
 
-    target: the bound H0. None stands for (behaviour's negative log-likelihood) - A log 4, measured once the
-    behaviour policy is trained (the authors' later code).
+    target: the bound H0. None stands for (behaviour's negative log-likelihood) - A margin, measured once the behaviour
+    policy is trained (the authors' later code).
+    margin: nats for each of the A entries of an action; at log 4 a policy is a quarter as wide as the data.
     initial, learning_rate: beta's start and the size of its projected ascent step.
     """
 
     target: float | None = None
+    margin: float = math.log(4.0)
     initial: float = 10.0
     learning_rate: float = 1e-3
     sign: ClassVar[float]
@@ -73,6 +75,10 @@ class EntropyConstraint(HyperParameters):
     def penalty(self, multiplier: tf.Tensor, entropy: tf.Tensor) -> tf.Tensor:
         """What the policy loss gains, per state: sign * stopgrad(beta) * H."""
         return self.sign * tf.stop_gradient(multiplier) * entropy
+
+    def least(self, target: tf.Tensor) -> tf.Tensor:
+        """What E[H] may not fall below, nats: nothing, unless the constraint is one from below."""
+        return tf.fill(tf.shape(target), -math.inf)
 
     def next_multiplier(self, multiplier: tf.Tensor, mean_entropy: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """beta <- max(0, beta + sign * learning_rate * (E[H] - target)) (Algorithm 1, line 9)."""
@@ -94,6 +100,10 @@ class MinimumEntropy(EntropyConstraint):
     """E[H] >= target, for the MMD-constrained case (Table 6): beta grows while the policy is too narrow."""
 
     sign: ClassVar[float] = -1.0
+
+    def least(self, target: tf.Tensor) -> tf.Tensor:
+        """The target."""
+        return target
 
 
 @runtime_checkable
@@ -259,6 +269,10 @@ class LearnedEntropyMultiplier:
     @property
     def variables(self) -> list[tf.Variable]:
         return [self.value, self.target]
+
+    def least(self) -> tf.Tensor:
+        """What the constraint does not let E[H] fall below, scalar, nats; -inf where it does not care."""
+        return self._rule.least(tf.convert_to_tensor(self.target))
 
     def penalty(self, entropy: tf.Tensor) -> tf.Tensor:
         """What the policy loss gains, per state; entropy: H(pi(.|s)) [B]."""

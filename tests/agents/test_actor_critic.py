@@ -15,11 +15,13 @@ from brac_plus_tf.agents.actor_critic import (
 )
 from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.value_learning import watch_value
+from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.models.distributions import diagonal_gaussian
 from brac_plus_tf.models.networks import Actor, CriticNetwork
 from brac_plus_tf.models.optimization import build_adam
 from brac_plus_tf.objectives.divergences import MMD, KLUpperBound, SampledKL
+from brac_plus_tf.objectives.losses import mean_value
 from brac_plus_tf.objectives.multipliers import Multiplier
 
 B, N, O, A = 5, 4, 3, 2  # noqa: E741
@@ -206,6 +208,22 @@ def test_max_q_goes_by_the_smaller_critic_of_each_state():
     assert_mean(action[1::2, 1] < expected_median, 0.5)
     assert_mean(action[0::2, 1] < 0.0, 0.5)  # the other entry is an ordinary draw
     assert_mean(action[1::2, 0] < 0.0, 0.5)
+
+
+def test_max_q_ranks_by_what_it_is_given():
+    """Critics 3 a0 - 1 and 1.6 - 1.3 a0: their mean is largest at a0 = 1, their minimum at 0.6, their maximum at -1."""
+    critic, noise = linear_critic([[0, 0, 0, 3, 0], [0, 0, 0, -1.3, 0]], (-1.0, 1.6)), standard_normal([50, 1, A], SEED)
+    actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
+    by_mean, by_minimum = (
+        MaxQ(samples=50, **rank).action(actor, critic, tf.zeros([1, O]), SEED).numpy()[0]
+        for rank in ({"rank": mean_value}, {})
+    )
+    draws = np.tanh(noise[:, 0])
+    np.testing.assert_allclose(by_mean, draws[draws[:, 0].argmax()], rtol=1e-5)
+    np.testing.assert_allclose(
+        by_minimum, draws[np.minimum(3 * draws[:, 0] - 1, 1.6 - 1.3 * draws[:, 0]).argmax()], rtol=1e-5
+    )
+    assert by_mean[0] > 0.9 and 0.4 < by_minimum[0] < 0.8
 
 
 def test_max_q_clips_its_draws_around_each_states_mean():

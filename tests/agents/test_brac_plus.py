@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from scipy import stats
 
 from brac_plus_tf.agents.base import Problem, named_variables
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
@@ -231,6 +233,39 @@ def test_first_thresholds_are_measured_on_the_data():
     assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
 
 
+def squared_mean(policy, pre_tanh_action, behavior, observation, seed):
+    """D(s) = |mu(s) - 1|^2, of which the policy's mean alone is to blame; least where it is 1."""
+    return tf.reduce_sum(tf.square(policy.mean() - 1.0), axis=-1)
+
+
+def test_the_initial_policy_minimises_a_divergence_of_its_own_and_the_threshold_is_in_the_main_stages():
+    """Stage 2 descends |mu - 1|^2; stage 4 adds its margin to what its own D = s_0 is then, and reports that."""
+    first = np.linspace(1.0, 3.0, 400)
+    dataset = make_dataset(observation=np.concatenate([first[:, None], np.zeros((400, 4))], axis=1))
+    agent = make_agent(
+        initial_divergence=squared_mean,
+        divergence=constant_divergence,
+        threshold=RelativeThreshold(1.5),
+        initial_policy_fit=Fit(steps=300, batch_size=30, learning_rate=1e-2, decay=(1.0,)),
+        entropy=MaximumEntropy(target=50.0, initial=0.0),
+    )
+    _, initial, _, main = agent.stages()
+    sums = compile_stage(initial, dataset, SEED)(0, 300)
+    np.testing.assert_allclose(agent.actor(dataset.transitions.observation)[0], np.ones((400, 2)), atol=0.05)
+    assert float(sums["divergence_mean"]) / 300 < 0.5  # of |mu - 1|^2, which begins near 2; s_0 is 1 or more
+    main.prepare(dataset, 0, SEED)
+    assert agent.thresholds.divergence.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
+    batch = dataset.sample((30,), SEED)
+    expected = batch.observation.numpy()[:, 0].mean()
+    assert agent.update(batch, SEED)["divergence_mean"].numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_runs_that_differ_in_the_main_divergence_alone_share_the_initial_policy():
+    settings = [make_agent(divergence=divergence).stages()[1].settings for divergence in (KLUpperBound(), MMD())]
+    other = make_agent(initial_divergence=MMD()).stages()[1].settings
+    assert settings[0] == settings[1] != other
+
+
 def test_threshold_over_the_dataset_is_exact():
     first = np.linspace(1.0, 3.0, 400)
     observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
@@ -248,6 +283,36 @@ def test_unreachable_threshold_warns_with_both_numbers():
     assert agent.thresholds.divergence.numpy() == 0.5
 
 
+def test_a_threshold_below_the_mmds_floor_warns_though_the_initial_policy_lies_above_it():
+    """Every model is certain of u = 0; five samples of the narrowest policy at H0 = -8, by scipy."""
+    deviation = math.exp(-8.0 / 2 - 0.5 * math.log(2 * math.pi * math.e))
+    apart, between = (
+        (2 * stats.norm.sf(share) * math.exp(share**2 / 2)) ** 2
+        for share in (deviation * factor / (2 * 0.03) for factor in (math.sqrt(2.0), 1.0))
+    )
+    floor = math.sqrt(1 + 0.2 + 0.8 * apart - 2 * between)
+
+    def warnings(threshold, narrowest=1e-4):
+        divergence, entropy = MMD(samples=5, sigma=0.03), MinimumEntropy(target=-8.0)
+        actor = Actor((16, 16), (math.log(narrowest), 0.0))
+        agent = make_agent(divergence=divergence, entropy=entropy, threshold=threshold, actor=actor)
+
+        def decoder(observation, latent):
+            zeros = tf.zeros([*latent.shape[:2], 1, 2])
+            return gaussian_mixture(zeros[..., 0], zeros, tf.ones_like(zeros))
+
+        agent.behavior.fixed_member = lambda index: ConditionalVAE(None, decoder, 4)
+        return agent._prepare_epoch(make_dataset(), 0, SEED).warnings
+
+    (warning,) = warnings(AbsoluteThreshold(0.97 * floor))
+    found = float(re.search(r"lies below ([\d.]+), its floor", warning)[1])
+    assert found == pytest.approx(floor, rel=0.02)
+    assert warnings(AbsoluteThreshold(1.03 * floor)) == []  # below the initial policy's, within reach of another
+    assert warnings(RelativeThreshold(0.001)) == []
+    # an actor that cannot be as narrow as the entropy bound would let it
+    assert "its floor" in warnings(AbsoluteThreshold(1.03 * floor), narrowest=0.05)[0]
+
+
 def test_a_constraint_that_is_not_held_is_warned_about_in_the_second_half():
     agent = make_agent(improvement=Improvement(epochs=4, steps_per_epoch=10, batch_size=8))
     watch, dataset = agent.stages()[-1].watch, make_dataset()
@@ -261,9 +326,10 @@ def test_a_constraint_that_is_not_held_is_warned_about_in_the_second_half():
     assert list(watch(dataset, 10, metrics | {"q_max": 1e9})) == ["value"]
 
 
-def test_entropy_target_from_the_behaviour_policy():
-    """With q = prior and p(u|s,z) = N(0, I): target = E[-log N(u)] + E[log(1 - tanh(u)^2)] - A log 4, by numpy."""
-    agent, dataset = make_agent(entropy=MaximumEntropy(target=None)), make_dataset()
+@pytest.mark.parametrize(("margin", "below"), [({}, math.log(4.0)), ({"margin": 0.0}, 0.0), ({"margin": 0.7}, 0.7)])
+def test_entropy_target_from_the_behaviour_policy(margin, below):
+    """With q = prior and p(u|s,z) = N(0, I): target = E[-log N(u)] + E[log(1 - tanh(u)^2)] - A margin, by numpy."""
+    agent, dataset = make_agent(entropy=MaximumEntropy(target=None, **margin)), make_dataset()
 
     def posterior(observation, pre_tanh_action):
         zeros = tf.zeros([observation.shape[0], 3])
@@ -278,9 +344,7 @@ def test_entropy_target_from_the_behaviour_policy():
     action = np.clip(dataset.transitions.action.astype(np.float64), -0.999, 0.999)
     pre_tanh = np.arctanh(action)
     log_likelihood = (-0.5 * pre_tanh**2 - 0.5 * math.log(2 * math.pi) - np.log1p(-(action**2))).sum(axis=1)
-    assert agent.entropy_multiplier.target.numpy() == pytest.approx(
-        -log_likelihood.mean() - 2 * math.log(4.0), abs=0.03
-    )
+    assert agent.entropy_multiplier.target.numpy() == pytest.approx(-log_likelihood.mean() - 2 * below, abs=0.03)
 
 
 # A bandit: one state, terminal after one action, r = 1 - (a - 0.6)^2; logged actions tanh(N(0, 0.8)).
