@@ -8,15 +8,19 @@ from typing import Any
 from brac_plus_tf.core.errors import UserError
 
 
+class MissingPackageError(UserError):
+    """A package that only some work needs is not installed."""
+
+
 def import_extra(module: str, extra: str) -> Any:
     """The module of that name, which comes with one of the package's extras.
 
     Raises:
-      UserError: naming the extra, if it is not installed.
+      MissingPackageError: naming the extra, if it is not installed.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # hides the notices printed while importing
             return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise UserError(f"the package {package} is missing: pip install 'brac_plus_tf[{extra}]'") from error
+        raise MissingPackageError(f"the package {package} is missing: pip install 'brac_plus_tf[{extra}]'") from error

@@ -8,6 +8,7 @@ import gin
 from absl import logging
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import MissingPackageError
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.sources import dataset_task, source_label
@@ -50,7 +51,10 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     dataset = experiment.load_dataset(names, task)
     # where nothing is evaluated, what the data say of their task still counts
     agent = experiment.build_agent(problem_of(dataset, task or dataset_task(names[0])), seed)
-    session = Session(experiment, agent, dataset, task, seed)
+    try:
+        session = Session(experiment, agent, dataset, task, seed)
+    except MissingPackageError as error:
+        raise UserError(f"{error}; or train without a score: --env=none") from error
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
     directory = Path(root_dir) / task_label(names) / experiment.run_name / str(seed)
