@@ -7,7 +7,7 @@ from pathlib import Path
 import gin
 from absl import logging
 
-from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.errors import UserError, plain
 from brac_plus_tf.core.extras import MissingPackageError
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.loading import load_dataset
@@ -54,7 +54,7 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     try:
         session = Session(experiment, agent, dataset, task, seed)
     except MissingPackageError as error:
-        raise UserError(f"{error}; or train without a score: --env=none") from error
+        raise UserError(f"{plain(error)}; or train without a score: --env=none") from error
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
     directory = Path(root_dir) / task_label(names) / experiment.run_name / str(seed)
