@@ -109,7 +109,8 @@ def test_an_agent_a_divergence_and_a_threshold_of_ones_own(lab):
     # a weight of 0 shows that it is this divergence, and no other, that is measured
     train("--gin_file=divergence.gin", "--seed=1", "--gin_bindings=MeanDistance.weight = 0.0", *bindings)
     rows = list(read_metrics(lab / "runs" / "hopper" / "mean_distance" / "1"))
-    assert {row.value for row in rows if row.metric in ("divergence_mean", "divergence_threshold")} == {0.0}
+    of_main = [row for row in rows if row.stage == "main"]  # the initial policy is fitted to a divergence of its own
+    assert {row.value for row in of_main if row.metric in ("divergence_mean", "divergence_threshold")} == {0.0}
 
 
 def test_what_has_not_the_shape_of_a_divergence_is_refused():
