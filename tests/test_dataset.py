@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
-from dataset_files import columns, write_file
+from dataset_files import columns, states_after, write_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,7 +96,7 @@ def with_flags(terminals, timeouts, stored: bool) -> OfflineDataset:
     """Row i has reward i; stored: with next observations, so that the last row of each episode is a transition."""
     arrays = columns(len(terminals)) | {"terminals": np.array(terminals), "timeouts": np.array(timeouts)}
     if stored:
-        arrays["next_observations"] = arrays["observations"] + 0.5
+        arrays["next_observations"] = states_after(arrays)
     return dataset_from_arrays(arrays, rewards=None)
 
 

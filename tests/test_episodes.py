@@ -14,12 +14,17 @@ from brac_plus_tf.data.rows import Rows
 
 
 def make_rows(terminals, timeouts=None, stored=False) -> Rows:
-    """Row i has observation [i], action [i, 10 i], reward 2^i mod 97 and, if stored, next observation [i + 1000]."""
+    """Row i has observation [i], action [i, 10 i] and reward 2^i mod 97.
+
+    stored: its next observation is [i + 1], at the end of an episode [i + 1000].
+    """
     count = len(terminals)
     index = np.arange(count, dtype=np.float32)[:, None]
     rewards = np.array([2**i % 97 for i in range(count)], np.float32)
     timeouts = None if timeouts is None else np.array(timeouts, bool)
-    following = index + 1000 if stored else None
+    ends = np.array(terminals, bool) | (np.zeros(count, bool) if timeouts is None else timeouts)
+    ends[-1] = True
+    following = index + np.where(ends, 1000, 1)[:, None].astype(np.float32) if stored else None
     actions = index * np.array([[1, 10]], np.float32)
     return Rows(index, actions, rewards, np.array(terminals, bool), timeouts, following, name="a.hdf5")
 
@@ -51,7 +56,8 @@ def test_transitions_without_stored_next_observations():
 
 
 def test_transitions_with_stored_next_observations():
-    expected = [(row, 0.0 if TERMINALS[row] else 1.0, row + 1000) for row in range(9)]
+    ends = [2, 4, 5, 8]
+    expected = [(row, 0.0 if TERMINALS[row] else 1.0, row + (1000 if row in ends else 1)) for row in range(9)]
     assert listed(make_rows(TERMINALS, TIMEOUTS_, stored=True)) == expected
 
 
@@ -102,6 +108,64 @@ def test_missing_timeouts_and_unknown_horizon():
     assert not cut_rows(make_rows([0, 0, 1], stored=True), None).any()
 
 
+def recorded_walk(lengths: list[int], noise: float = 0.0) -> Rows:
+    """Episodes of those lengths, none terminal, of two entries that move by about 1 a step; each begins elsewhere."""
+    generator = np.random.default_rng(4)
+    paths = [
+        np.cumsum(generator.normal(size=(length + 1, 2)), axis=0) + generator.normal(scale=20, size=2)
+        for length in lengths
+    ]
+    ends = np.cumsum(lengths) - 1
+    timeouts = np.isin(np.arange(sum(lengths)), ends)
+    observations = np.concatenate([path[:-1] for path in paths]).astype(np.float32)
+    following = np.concatenate([path[1:] for path in paths])
+    following = (following + noise * generator.normal(size=following.shape)).astype(np.float32)
+    return Rows(
+        observations,
+        np.zeros((len(timeouts), 1), np.float32),
+        np.arange(len(timeouts), dtype=np.float32),
+        np.zeros(len(timeouts), bool),
+        timeouts,
+        following,
+        name="a.hdf5",
+    )
+
+
+@pytest.mark.parametrize("shift", [-3, -1, 1, 3])
+def test_timeouts_beside_their_rows_are_refused_where_next_observations_tell(shift):
+    rows = recorded_walk([30, 40, 50])
+    assert np.flatnonzero(cut_rows(rows, 100)).tolist() == [29, 69, 119]
+    shifted = dataclasses.replace(rows, timeouts=np.roll(rows.timeouts, shift))
+    with pytest.raises(UserError, match=r"a\.hdf5: key 'timeouts', row 29: 0, .* of row 30 \(2 such rows\)"):
+        cut_rows(shifted, 100)
+
+
+def test_timeouts_that_are_all_zero_join_no_episodes():
+    rows = recorded_walk([5] * 100)
+    none = dataclasses.replace(rows, timeouts=np.zeros_like(rows.timeouts))
+    with pytest.raises(UserError, match=r"row 4: 0, .* of row 5 \(99 such rows\); set timeouts to 1"):
+        cut_rows(none, None)
+    # an episode that goes on from the state it was cut at is no false join: nothing tells it from one episode
+    one = recorded_walk([20])
+    assert not cut_rows(dataclasses.replace(one, timeouts=np.zeros(20, bool)), None).any()
+
+
+def test_next_observations_rounded_otherwise_are_the_same_states():
+    rows = recorded_walk([30, 40], noise=1e-4)
+    assert np.flatnonzero(cut_rows(rows, None)).tolist() == [29, 69]
+    halves = dataclasses.replace(rows, next_observations=rows.next_observations.astype(np.float16).astype(np.float32))
+    assert np.flatnonzero(cut_rows(halves, None)).tolist() == [29, 69]
+    with pytest.raises(UserError, match="such rows"):
+        cut_rows(recorded_walk([30, 40], noise=0.3), None)
+
+
+@pytest.mark.parametrize("horizon", [None, 25])
+def test_missing_timeouts_are_found_in_next_observations_before_the_horizon_is_asked(horizon, caplog):
+    rows = dataclasses.replace(recorded_walk([30, 40, 50]), timeouts=None)
+    assert np.flatnonzero(cut_rows(rows, horizon)).tolist() == [29, 69]  # the last row's end is the data's
+    assert "has no 'timeouts'" in caplog.text and "(2 cuts)" in caplog.text
+
+
 def test_episode_longer_than_the_horizon():
     episodes = RecordedEpisodes(np.zeros(3), np.array([3, 2, 5]), np.ones(3, bool))
     check_lengths("a.hdf5", episodes, 5)
@@ -114,10 +178,11 @@ def walk(terminals, timeouts, stored, horizon):
     transitions, episodes, steps = [], [], []
     for row, terminal in enumerate(terminals):
         steps.append(row)
-        timed_out = len(steps) == horizon if timeouts is None else timeouts[row]
+        timed_out = (not stored and len(steps) == horizon) if timeouts is None else timeouts[row]
         last = row == len(terminals) - 1
         if stored:
-            transitions.append((row, 0.0 if terminal else 1.0, row + 1000))
+            following = row + (1000 if terminal or timed_out or last else 1)
+            transitions.append((row, 0.0 if terminal else 1.0, following))
         elif terminal:
             transitions.append((row, 0.0, row))
         elif not timed_out and not last:

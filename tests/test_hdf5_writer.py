@@ -52,7 +52,7 @@ def test_returns_and_score_by_hand():
 
 
 def test_training_reads_it(tmp_path):
-    steps = make_rows(12)
+    steps = dataclasses.replace(make_rows(12), timeouts=np.ones(12, bool))  # whose rows do not follow each other
     write(tmp_path / "d.hdf5", [steps], 12)
     transitions = load_dataset(str(tmp_path / "d.hdf5"), rewards=None).transitions
     np.testing.assert_array_equal(transitions.next_observation, steps.next_observations)

@@ -7,7 +7,7 @@ import time
 import gin
 import numpy as np
 import pytest
-from dataset_files import columns, shared_file, small_task, write_file
+from dataset_files import columns, shared_file, small_task, states_after, write_file
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
@@ -111,7 +111,8 @@ def test_gin_chooses_the_rewards(tmp_path):
 def test_normalizes_observations(tmp_path):
     observations = np.array([[1, 7], [3, 7], [1, 7], [3, 7], [2, 7]])
     following = observations + 1
-    path = write_file(tmp_path / "a.hdf5", observations=observations, next_observations=following)
+    timeouts = np.ones(5, bool)  # each row an episode, for each leads elsewhere than to the next
+    path = write_file(tmp_path / "a.hdf5", observations=observations, next_observations=following, timeouts=timeouts)
     dataset = load_dataset(path, small_task(), normalize_observations=True)
     # Mean 2, variance 4 / 5; the constant entry has deviation 0, raised to 1e-3.
     np.testing.assert_allclose(dataset.scaling.observation_shift, [2, 7])
@@ -209,7 +210,7 @@ def test_d4rl_names_bring_their_task_and_are_found_by_file_name(tmp_path, monkey
 def test_arrays_give_what_their_file_gives(tmp_path, stored, options):
     arrays = columns(9) | {"terminals": np.arange(9) % 4 == 3, "timeouts": np.arange(9) == 5}
     if stored:
-        arrays["next_observations"] = arrays["observations"] + 0.5
+        arrays["next_observations"] = states_after(arrays)
     before = {key: array.copy() for key, array in arrays.items()}
     made = dataset_from_arrays(arrays | {"infos/qpos": "ignored"}, **options)
     read = load_dataset(write_file(tmp_path / "a.hdf5", rows=9, **arrays), **options)

@@ -9,9 +9,11 @@ With flags terminals and timeouts, a row yields:
   - any other row: discount 1; next observation as stored, else the observation of the row that follows.
 So no next observation crosses the boundary of an episode or of a file.
 
-A file without 'timeouts' has its episodes cut after every `horizon` steps that see no terminal. This is a guess, wrong
-for data recorded in episodes of another length: D4RL's own halfcheetah v0 files hold 1,002 episodes in 1,000,000 rows
-(catalogue of TensorFlow Datasets), i.e. 999 rows each, so that a copy stripped of its timeouts would be cut wrongly.
+A file without 'timeouts' has its episodes cut where a stored next observation is not the observation of the row that
+follows. Without next_observations, too, they are cut after every `horizon` steps that see no terminal. That is a
+guess, wrong for data recorded in episodes of another length: D4RL's own halfcheetah v0 files hold 1,002 episodes in
+1,000,000 rows (catalogue of TensorFlow Datasets), i.e. 999 rows each, so that a copy stripped of its timeouts would be
+cut wrongly. Both are said aloud.
 
 Compared with d4rl.qlearning_dataset (d4rl 1.1, default arguments), transitions are equal for files with timeouts and
 without next_observations, apart from the next observation at a terminal (there: the next episode's first), and except
@@ -32,6 +34,11 @@ from absl import logging
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Transition
 from brac_plus_tf.data.rows import Rows
+
+# Of an entry's standard deviation and of its value: float32 or float16 in one of two columns moves numbers by less, the
+# beginning of another episode by far more.
+_SAME_STATE = 1e-3
+_BLOCK_ROWS = 65_536
 
 
 class RecordedEpisodes(NamedTuple):
@@ -61,24 +68,61 @@ def cut_rows(rows: Rows, horizon: int | None) -> np.ndarray:
     """Rows after which an episode was cut off without being terminal: [N] bool, False at every terminal.
 
     Args:
-      rows: one file. horizon: the task's longest episode in steps, used if the file has no timeouts.
+      rows: one file. horizon: the task's longest episode in steps, used if the file has nothing else to go by.
     Raises:
-      UserError: if the file has neither timeouts nor next_observations and the horizon is unknown.
+      UserError: if the file has neither timeouts nor next_observations and the horizon is unknown; if a row inside an
+        episode leads elsewhere than to the row that follows.
     """
     if rows.timeouts is not None:
-        return rows.timeouts & ~rows.terminals
+        cuts = rows.timeouts & ~rows.terminals
+        _check_joins(rows, cuts)
+        return cuts
+    if rows.next_observations is not None:
+        cuts = breaks(rows) & ~rows.terminals
+        logging.warning(
+            "%s has no 'timeouts': episodes are taken to be cut where next_observations lead elsewhere than to the "
+            "next row (%s cuts)",
+            rows.name,
+            f"{int(cuts.sum()):,}",
+        )
+        return cuts
     if horizon is None:
-        if rows.next_observations is None:
-            raise UserError(
-                f"{rows.name}: key 'timeouts' is missing and no task gives a horizon to infer it from; "
-                f"store timeouts (all 0 if no episode was cut off) or name the task"
-            )
-        return np.zeros_like(rows.terminals)
+        raise UserError(
+            f"{rows.name}: key 'timeouts' is missing and no task gives a horizon to infer it from; store timeouts (1 "
+            f"at the last row of each episode that did not end in a terminal, else 0) or name the task"
+        )
     logging.warning("%s has no 'timeouts': episodes are taken to be cut after %d steps", rows.name, horizon)
     row = np.arange(len(rows.terminals))
     follows_terminal = np.concatenate(([True], rows.terminals[:-1]))
     start = np.maximum.accumulate(np.where(follows_terminal, row, 0))
     return ((row - start) % horizon == horizon - 1) & ~rows.terminals
+
+
+def breaks(rows: Rows, tolerance: float = _SAME_STATE) -> np.ndarray:
+    """[N] bool: whether a row's stored next observation is another one than that of the row that follows.
+
+    tolerance: of the entry's standard deviation and of its value. False at the last row, and without next_observations.
+    """
+    found = np.zeros(len(rows), bool)
+    if rows.next_observations is None:
+        return found
+    allowed = tolerance * rows.observations.std(axis=0, dtype=np.float64).astype(np.float32)
+    for first in range(0, len(rows) - 1, _BLOCK_ROWS):
+        end = min(first + _BLOCK_ROWS, len(rows) - 1)
+        stated, follows = rows.next_observations[first:end], rows.observations[first + 1 : end + 1]
+        found[first:end] = (np.abs(stated - follows) > allowed + tolerance * np.abs(follows)).any(axis=1)
+    return found
+
+
+def _check_joins(rows: Rows, cuts: np.ndarray) -> None:
+    false_joins = breaks(rows) & ~last_rows(rows, cuts)
+    if false_joins.any():
+        row = int(np.argmax(false_joins))
+        raise UserError(
+            f"{rows.name}: key 'timeouts', row {row}: 0, and 'terminals' 0, but its next_observations are not the "
+            f"observations of row {row + 1} ({int(false_joins.sum()):,} such rows); set timeouts to 1 at the last "
+            f"row of each episode, or leave the key out to have episodes cut at these rows"
+        )
 
 
 def last_rows(rows: Rows, cuts: np.ndarray) -> np.ndarray:

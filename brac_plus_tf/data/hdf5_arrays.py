@@ -14,12 +14,14 @@ import numpy as np
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import check_regular_file
+from brac_plus_tf.data.precision import RoundingLoss, is_exact
 from brac_plus_tf.data.rows import Kind, check_form, check_width, to_column
 
 # A file may always declare this much; beyond it, compression by more than the factor below is refused. Float data
 # recorded from an environment compress by less than 10.
 _ALWAYS_ALLOWED_BYTES = 2**30
 _LARGEST_COMPRESSION = 256
+_BLOCK_ROWS = 65_536
 
 
 def check_hdf5_file(path: str) -> None:
@@ -71,22 +73,34 @@ class StoredArray:
         """Raises UserError unless the rows are vectors of that size."""
         check_width(self.path, self.key, self.shape, size)
 
-    def read(self) -> np.ndarray:
-        """The values, see `to_column`.
+    def read(self, loss: RoundingLoss) -> np.ndarray:
+        """The values, see `to_column`; what float32 cannot hold of them is added to `loss`.
 
         Raises:
           UserError: naming the row of a wrong value.
         """
-        # HDF5 converts while it reads, so a file of float64 never needs memory for both
         array = np.empty(self.shape, self.dataset.dtype if self.kind == "flag" else np.float32)
         try:
-            self.dataset.read_direct(array)
+            if self.kind == "flag" or is_exact(self.dataset.dtype):
+                self.dataset.read_direct(array)
+            else:
+                self._read_rounded(array, loss)
         except (OSError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{self.path}: key '{self.key}' cannot be read ({reason}); copy or download the file again"
             ) from error
         return to_column(self.path, self.key, self.kind, array)
+
+    def _read_rounded(self, array: np.ndarray, loss: RoundingLoss) -> None:
+        """Block by block: a file of float64 never needs memory for both types. No chunk is unpacked twice."""
+        chunk = self.dataset.chunks[0] if self.dataset.chunks else 1
+        block = -(-_BLOCK_ROWS // chunk) * chunk
+        for first in range(0, len(array), block):
+            recorded = self.dataset[first : first + block]
+            with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+                array[first : first + block] = recorded
+            loss.add(recorded, array[first : first + block])
 
 
 def find_array(group: h5py.Group, path: str, key: str, kind: Kind) -> StoredArray:

@@ -7,6 +7,7 @@ import h5py
 
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.hdf5_arrays import check_declared_size, check_hdf5_file, find_array, open_hdf5
+from brac_plus_tf.data.precision import RoundingLoss
 from brac_plus_tf.data.rows import COLUMNS, OPTIONAL, Rows, check_sizes
 
 
@@ -28,7 +29,12 @@ def read_rows(path: str, dimensions: Dimensions | None = None) -> Rows:
         arrays = {key: find_array(file, path, key, COLUMNS[key]) for key in present}
         check_sizes(path, {key: array.shape for key, array in arrays.items()}, dimensions)
         check_declared_size(path, sum(array.declared_bytes for array in arrays.values()))
-        return Rows.from_columns({key: array.read() for key, array in arrays.items()}, path)
+        columns = {}
+        for key, array in arrays.items():
+            loss = RoundingLoss()
+            columns[key] = array.read(loss)
+            loss.check(path, key)
+        return Rows.from_columns(columns, path)
 
 
 def environment_id(path: str) -> str | None:

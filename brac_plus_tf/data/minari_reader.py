@@ -14,6 +14,7 @@ after the episode's last step; minari_writer.py says why. Nothing else in the fi
 import json
 import os
 import re
+from collections.abc import Mapping
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import check_regular_file
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.hdf5_arrays import check_declared_size, find_array, follow_hard_link, full_key, open_hdf5
+from brac_plus_tf.data.precision import RoundingLoss
 from brac_plus_tf.data.rows import COLUMNS, Kind, Rows, join_rows
 
 PREFIX = "minari:"
@@ -107,23 +109,30 @@ def read_rows(source: str, dimensions: Dimensions | None = None) -> Rows:
     metadata = _read_metadata(metadata_path)
     _check_spaces(metadata, metadata_path)
     episodes, declared = list[Rows](), 0
+    losses = {key: RoundingLoss() for key in _ARRAYS}  # over all episodes: within one, an entry may hardly vary
     with open_hdf5(path) as file:
         count = _episode_count(metadata, file, metadata_path, path)
         for index in range(count):
             group = follow_hard_link(file, path, f"episode_{index}")
             if not isinstance(group, h5py.Group):
                 raise UserError(f"{path}: key 'episode_{index}' is not a group; write the dataset again with minari")
-            episode, size = _read_episode(group, path, dimensions, declared)
+            episode, size = _read_episode(group, path, dimensions, declared, losses)
             declared, dimensions = declared + size, episode.dimensions
             if not episode.terminals[-1] and index + 1 < count:
                 assert episode.timeouts is not None
                 episode.timeouts[-1] = True
             episodes.append(episode)
+    for key, loss in losses.items():
+        loss.check(path, key)
     return join_rows(episodes, source)
 
 
 def _read_episode(
-    group: h5py.Group, path: str, dimensions: Dimensions | None, declared_before: int
+    group: h5py.Group,
+    path: str,
+    dimensions: Dimensions | None,
+    declared_before: int,
+    losses: Mapping[str, RoundingLoss],
 ) -> tuple[Rows, int]:
     """An episode's T rows, and the bytes it declares."""
     arrays = {key: find_array(group, path, key, kind) for key, kind in _ARRAYS.items()}
@@ -139,7 +148,7 @@ def _read_episode(
     declared = sum(array.declared_bytes for array in arrays.values())
     # added up over the episodes: one group may stand in a file under many names
     check_declared_size(path, declared_before + declared)
-    values = [array.read() for array in arrays.values()]
+    values = [array.read(losses[key]) for key, array in arrays.items()]
     columns = dict(zip(COLUMNS, [values[0][:-1], *values[1:], values[0][1:]], strict=True))
     known = NEXT_ACTION in group.attrs
     following = {steps - 1: _read_next_action(group, path, dimensions.action)} if known else {}

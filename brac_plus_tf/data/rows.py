@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.precision import LARGEST, RoundingLoss, is_exact
 
 # What an array holds of one row: a vector [size], one number, or one flag that is 0 or 1.
 Kind = Literal["vector", "number", "flag"]
@@ -112,7 +113,13 @@ def rows_from_arrays(name: str, arrays: Mapping[str, npt.ArrayLike], dimensions:
     for key, array in given.items():
         check_form(name, key, array.dtype, array.shape, COLUMNS[key])
     check_sizes(name, {key: array.shape for key, array in given.items()}, dimensions)
-    return Rows.from_columns({key: to_column(name, key, COLUMNS[key], array) for key, array in given.items()}, name)
+    columns = {key: to_column(name, key, COLUMNS[key], array) for key, array in given.items()}
+    for key, array in given.items():
+        if COLUMNS[key] != "flag" and not is_exact(array.dtype):
+            loss = RoundingLoss()
+            loss.add(array, columns[key])
+            loss.check(name, key)
+    return Rows.from_columns(columns, name)
 
 
 def check_form(name: str, key: str, dtype: np.dtype, shape: tuple[int, ...] | None, kind: Kind) -> None:
@@ -156,7 +163,7 @@ def to_column(name: str, key: str, kind: Kind, array: np.ndarray) -> np.ndarray:
     """The array as a column of `Rows`: vectors [N, size] and numbers [N] as finite float32, flags [N] as bool.
 
     Raises:
-      UserError: naming the row of a number that is not finite or a flag that is neither 0 nor 1.
+      UserError: naming the row of a number that is not finite or too large, or of a flag that is neither 0 nor 1.
     """
     if kind == "flag":
         array = array.reshape(-1)
@@ -168,11 +175,12 @@ def to_column(name: str, key: str, kind: Kind, array: np.ndarray) -> np.ndarray:
         return flags
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused as such
         array = np.asarray(array, np.float32)
-    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        values = array[row].reshape(-1)
-        value = values[~np.isfinite(values)][0]
+    usable = np.abs(array) <= LARGEST  # not a number is not, either
+    if not usable.all():
+        row = int(np.argmin(usable.reshape(len(array), -1).all(axis=1)))
+        value = array[row][~usable[row]].flat[0] if array.ndim > 1 else array[row]
+        if np.isfinite(value):
+            raise UserError(f"{name}: key '{key}', row {row}: {value:g} is beyond {LARGEST:g}; store a larger unit")
         raise UserError(f"{name}: key '{key}', row {row}: {value} is not a finite float32 number; repair the data")
     return array if kind == "vector" else array.reshape(-1)
 
