@@ -211,12 +211,31 @@ def named_task() -> Any:
 
 
 def define_data_flags() -> None:
-    """What is said of data beside their source: --env, --allow_longer_episodes, --action_low and --action_high."""
-    flags.DEFINE_string("env", None, "Task the data belong to; default: what the data say, if known.")
-    define_task_flags()
-    flags.DEFINE_bool("allow_longer_episodes", False, "Accept episodes longer than the task's horizon.")
-    flags.DEFINE_float("action_low", -1.0, "Lower bound of actions, where no task is known.")
-    flags.DEFINE_float("action_high", 1.0, "Upper bound of actions, where no task is known.")
+    """What is said of data beside their source: --env, and --gin_bindings as training takes them."""
+    flags.DEFINE_string("env", None, "Task the data belong to, or 'none'; default: what the data say, if known.")
+    define_gin_bindings()
+
+
+def load_named_data(names: Sequence[str], **settings: Any) -> tuple[Any, Any]:
+    """The dataset of these names as training would read it, and its task, if one is known; see `define_data_flags`.
+
+    Args:
+      settings: of `load_dataset`, which bindings change.
+    Raises:
+      UserError: for whatever training would refuse.
+    """
+    import gin
+
+    from brac_plus_tf.data.loading import load_dataset
+    from brac_plus_tf.data.sources import dataset_task
+    from brac_plus_tf.runs import configuration
+
+    values = flags.FLAGS
+    configuration.parse([], values.gin_bindings)
+    task = None if values.env == "none" else dataset_task(names[0], values.env)
+    dataset = gin.get_configurable(load_dataset)(names, task, **settings)
+    configuration.check_effective(values.gin_bindings, gin.operative_config_str())
+    return dataset, task
 
 
 def flag_value(name: str) -> Any:

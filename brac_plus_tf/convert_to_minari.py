@@ -17,30 +17,23 @@ from brac_plus_tf.core.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """Converts argv[1] to the dataset argv[2] and prints what was written."""
+    import numpy as np
+
     from brac_plus_tf.data.episodes import cut_rows
-    from brac_plus_tf.data.loading import load_dataset
     from brac_plus_tf.data.minari_reader import PREFIX
     from brac_plus_tf.data.minari_writer import Header, check_new, write_dataset
-    from brac_plus_tf.data.sources import dataset_task, read_rows
+    from brac_plus_tf.data.sources import read_rows
 
     if len(argv) != 3:
         raise UserError("give two arguments; usage: python -m brac_plus_tf.convert_to_minari SOURCE ID")
     _, source, dataset_id = argv
-    options = flags.FLAGS
     check_new(dataset_id)
-    task = command_line.named_task() or dataset_task(source)
-    low, high = (task.action_low, task.action_high) if task else (options.action_low, options.action_high)
-    dataset = load_dataset(
-        source,
-        task,
-        rewards=None,
-        allow_longer_episodes=options.allow_longer_episodes,
-        action_low=options.action_low,
-        action_high=options.action_high,
-    )
+    dataset, task = command_line.load_named_data([source])
+    one = np.ones(dataset.dimensions.action, np.float32)
+    low, high = (dataset.scaling.to_environment_action(sign * one) for sign in (-1, 1))
     rows = read_rows(source, dataset.dimensions)
     cuts = cut_rows(rows, task.horizon if task else None)
-    episodes, steps = write_dataset(dataset_id, rows, cuts, Header(task, low, high, options.algorithm))
+    episodes, steps = write_dataset(dataset_id, rows, cuts, Header(task, low, high, flags.FLAGS.algorithm))
     left_out = len(rows) - steps
     print(f"{PREFIX}{dataset_id}: {episodes:,} episodes, {steps:,} steps")
     if left_out:

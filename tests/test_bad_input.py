@@ -141,7 +141,14 @@ DATASETS = {
     "infinite observation": (spoil("observations", lambda a: put(a, (5, 2), np.inf)), "row 5"),
     "NaN action": (spoil("actions", lambda a: put(a, (3, 1), np.nan)), "row 3"),
     "action out of bounds": (spoil("actions", lambda a: put(a, (9, 0), 1.5)), "row 9"),
-    "constant reward": (spoil("rewards", np.ones_like), "reward"),
+    "numbers beyond float32": (spoil("rewards", lambda a: put(a, 7, 3e38)), "row 7"),
+    "timeouts beside their rows": (
+        lambda f: (
+            f.__setitem__("next_observations", np.roll(f["observations"][:], -1, axis=0)),
+            spoil("observations", lambda a: put(a, 9, 7.0))(f),
+        ),
+        "row 8",
+    ),
     "a terminal of 2": (spoil("terminals", lambda a: put(a.astype(np.int32), 4, 2)), "row 4"),
     "observations of another robot": (spoil("observations", lambda a: np.hstack([a, a])), "observations"),
     "actions of another robot": (spoil("actions", lambda a: a[:, :2]), "actions"),
@@ -162,6 +169,12 @@ def test_malformed_dataset(folder, name):
         change(file)
     assert_refused(folder, "train", train(), message)
     assert_refused(folder, "inspect_dataset", ["hopper.hdf5"], message)
+
+
+def test_constant_rewards_are_good_data_but_teach_no_value(folder):
+    with h5py.File("hopper.hdf5", "r+") as file:
+        spoil("rewards", np.ones_like)(file)
+    assert_refused(folder, "train", train(), "key 'rewards' is the same in every transition")
 
 
 FILES = {

@@ -21,8 +21,8 @@ FLAGS = {
     "export": ({"run_dir", "output"}, set()),
     "compare": ({"agents", "datasets"}, {"seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}),
     "plot": (set(), {"output"}),
-    "inspect_dataset": (set(), {"env", "output", "allow_longer_episodes", "action_low", "action_high"}),
-    "convert_to_minari": (set(), {"env", "algorithm", "allow_longer_episodes", "action_low", "action_high"}),
+    "inspect_dataset": (set(), {"env", "output", "gin_bindings"}),
+    "convert_to_minari": (set(), {"env", "algorithm", "gin_bindings"}),
     "train_online": (
         {"env"},
         {"gin_file", "gin_bindings", "root_dir", "smoke", "seed", "total_steps", "eval_target"},

@@ -7,7 +7,7 @@ from dataset_files import columns, write_file
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.hdf5_reader import environment_id, read_rows
+from brac_plus_tf.data.hdf5_reader import read_rows, statement
 
 
 def error_of(path, dimensions=None) -> str:
@@ -233,4 +233,4 @@ def test_environment_id(tmp_path, value, expected):
     if value is not None:
         with h5py.File(path, "a") as file:
             file.attrs["env_id"] = value
-    assert environment_id(path) == expected
+    assert statement(path).environment == expected

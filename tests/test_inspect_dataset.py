@@ -76,15 +76,15 @@ def test_repeated_transitions_are_counted_beyond_the_first(tmp_path):
     assert count_repeated(differing) == 2
 
 
-@pytest.mark.parametrize("rewards", [[1, 2, 3, 4, 5], [0, 1e16, 2, 0, 0]])
+@pytest.mark.parametrize("rewards", [[1, 2, 3, 4, 5], [0, 9e14, 2, 0, 0]])
 def test_histogram_is_written_whole_or_not_at_all(tmp_path, rewards):
     path = write_file(tmp_path / "a$b$.hdf5", rewards=np.array(rewards, float), terminals=[0, 1, 0, 1, 1])
-    written = write_histogram(load_dataset(path, small_task()), tmp_path / "new" / "folder")
-    assert written == tmp_path / "new" / "folder" / "a$b$_returns.png"
-    assert written.read_bytes().startswith(PNG_SIGNATURE)
-    assert os.listdir(tmp_path / "new" / "folder") == ["a$b$_returns.png"]
-    with pytest.raises(UserError, match=r"a\$b\$_returns.png: cannot be written"):
-        write_histogram(load_dataset(path, small_task()), pathlib.Path(path))
+    (tmp_path / "new").mkdir()
+    write_histogram(load_dataset(path, small_task()), tmp_path / "new" / "a$b$.png")
+    assert (tmp_path / "new" / "a$b$.png").read_bytes().startswith(PNG_SIGNATURE)
+    assert os.listdir(tmp_path / "new") == ["a$b$.png"]
+    with pytest.raises(UserError, match=r"a\$b\$.hdf5/b.png: "):
+        write_histogram(load_dataset(path, small_task()), pathlib.Path(path, "b.png"))
 
 
 def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
@@ -93,7 +93,8 @@ def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
     path = write_file(tmp_path / "a.hdf5")
     dataset = load_dataset(path, small_task())
     episodes = dataset.episodes._replace(returns=np.array([first, second]))
-    assert write_histogram(dataclasses.replace(dataset, episodes=episodes), tmp_path).exists()
+    write_histogram(dataclasses.replace(dataset, episodes=episodes), tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists()
 
 
 def test_table_is_aligned():
@@ -105,11 +106,12 @@ def test_command_on_a_valid_file(tmp_path):
     with h5py.File(path, "a") as file:
         file.attrs["env_id"] = "MyRobot-v0"
         file["actions"][0, 0] = 3.0
-    done = run(tmp_path, path, path, "--action_high=3")
+    done = run(tmp_path, path, path, "--gin_bindings=load_dataset.action_high = 3.0")
     assert done.status == 0, done.stderr
     table = cells(done.stdout)
     assert table["verdict"] == "valid" and table["rows"] == "16" and table["episodes"].startswith("6 (4 complete")
-    assert (tmp_path / "a_returns.png").read_bytes().startswith(PNG_SIGNATURE)
+    assert table["action bounds"] == "[-1, 3]" and "histogram of returns" not in table
+    assert os.listdir(tmp_path) == ["a.hdf5"]  # it looks, and leaves nothing
 
 
 def test_command_on_an_invalid_file(tmp_path):
@@ -130,10 +132,29 @@ def test_no_files():
 
 
 def test_command_on_a_real_file(tmp_path):
-    done = run(tmp_path, shared_file("hopper-medium-replay"), "--output=figures")
+    done = run(tmp_path, shared_file("hopper-medium-replay"), "--output=returns.png")
     assert done.status == 0, done.stderr
     table = cells(done.stdout)
     assert table["task"] == "Hopper-v4 (at most 1000 steps)" and table["normalized score"] == "12.8"
     assert table["rows"] == "199,999" and table["episodes"] == "1,412 (1,412 complete, 0 unfinished)"
     assert table["return: min, mean, max"].split(", ")[1] == "395.7"
-    assert (tmp_path / "figures" / "hopper-medium-replay_returns.png").exists()
+    assert (tmp_path / "returns.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_constant_rewards_are_valid_and_said_to_teach_cloning_alone(tmp_path):
+    path = write_file(tmp_path / "a.hdf5", rewards=np.full(5, 2.0))
+    done = run(tmp_path, path)
+    assert done.status == 0, done.stderr
+    table = cells(done.stdout)
+    assert table["verdict"] == "valid" and table["action bounds"] == "[-1, 1]"
+    assert table["reward: min, max"].startswith("2, 2: ") and "only behaviour cloning" in table["reward: min, max"]
+    assert "nothing states the bounds of actions, which are taken to be [-1, 1]" in done.stderr
+
+
+def test_bindings_are_trainings_and_must_exist(tmp_path):
+    path = write_file(tmp_path / "a.hdf5", actions=columns()["actions"] + 2)
+    assert "outside [-1, 1]" in run(tmp_path, path).stderr
+    done = run(tmp_path, path, "--gin_bindings=load_dataset.action_hihg = 3.0")
+    assert done.status == 1 and "action_hihg" in done.stderr
+    done = run(tmp_path, path, "--gin_bindings=BC.seed = 3")
+    assert done.status == 1 and "error: " in done.stderr

@@ -21,7 +21,7 @@ from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.episodes import cut_rows
 from brac_plus_tf.data.loading import load_dataset
-from brac_plus_tf.data.minari_reader import environment_id
+from brac_plus_tf.data.minari_reader import statement
 from brac_plus_tf.data.minari_writer import Header, check_new, minari_episodes, write_dataset
 from brac_plus_tf.data.rows import Rows, empty_rows
 from brac_plus_tf.data.sources import read_rows
@@ -77,7 +77,7 @@ def test_pendulum_recorded_by_minari_reads_to_what_the_environment_answered(root
         )
     minari.create_dataset_from_buffers("pendulum/random-v0", buffers, env=environment, algorithm_name="random")
 
-    assert environment_id("minari:pendulum/random-v0") == "Pendulum-v1"
+    assert statement("minari:pendulum/random-v0").environment == "Pendulum-v1"
     rows = read_rows("minari:pendulum/random-v0")
     np.testing.assert_array_equal(rows.observations, np.array(expected["observation"], np.float32))
     np.testing.assert_array_equal(rows.next_observations, np.array(expected["next_observation"], np.float32))
@@ -236,7 +236,13 @@ def test_cuts_that_a_horizon_implies_are_recorded(root, tmp_path):
 def test_real_files_give_the_same_transitions_both_ways(root, name, task):
     """The first stores next observations, the second does not."""
     path = shared_file(name)
-    outcome = tiny.run_here("convert_to_minari", path, "real-v0", f"--env={task}", "--allow_longer_episodes")
+    outcome = tiny.run_here(
+        "convert_to_minari",
+        path,
+        "real-v0",
+        f"--env={task}",
+        "--gin_bindings=load_dataset.allow_longer_episodes = True",
+    )
     assert outcome.status == 0, outcome.stderr
     options = {"task": find_task(task), "allow_longer_episodes": True}
     assert_same_transitions(load_dataset(path, **options), load_dataset("minari:real-v0", **options))
@@ -258,7 +264,14 @@ def test_next_observations_that_are_not_the_following_rows_are_refused(root, tmp
 
 def test_minari_reads_what_is_written(root, tmp_path):
     path = flags_file(tmp_path / "a.hdf5", TERMINALS, TIMEOUTS_, stored=False)
-    outcome = tiny.run_here("convert_to_minari", path, "my/own/walk-v3", "--algorithm=by hand", "--action_high=2")
+    outcome = tiny.run_here(
+        "convert_to_minari",
+        path,
+        "my/own/walk-v3",
+        "--algorithm=by hand",
+        "--gin_bindings=load_dataset.action_low = -1.0",
+        "--gin_bindings=load_dataset.action_high = 2.0",
+    )
     assert outcome.status == 0, outcome.stderr
     assert outcome.stdout.splitlines() == [
         "minari:my/own/walk-v3: 4 episodes, 7 steps",
@@ -287,7 +300,7 @@ def test_environment_is_recorded_and_found_again(root, tmp_path, name):
     assert outcome.status == 0, outcome.stderr
     specification = minari.load_dataset("robot-v0").env_spec
     assert (specification.id, specification.max_episode_steps) == (name, task.horizon)
-    assert environment_id("minari:robot-v0") == name
+    assert statement("minari:robot-v0").environment == name
 
 
 def test_a_d4rl_name_records_the_environment_it_runs_on(root, tmp_path, monkeypatch):
@@ -295,7 +308,7 @@ def test_a_d4rl_name_records_the_environment_it_runs_on(root, tmp_path, monkeypa
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     outcome = tiny.run_here("convert_to_minari", "hopper-medium-v0", "hopper/medium-v0")
     assert outcome.status == 0, outcome.stderr
-    assert environment_id("minari:hopper/medium-v0") == "Hopper-v4"
+    assert statement("minari:hopper/medium-v0").environment == "Hopper-v4"
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
@@ -329,7 +342,7 @@ def test_an_id_that_is_taken(root, tmp_path):
         (["a.hdf5", "x/y-v0"], "is no Minari ID"),
         (["absent.hdf5", "robot-v0"], "absent.hdf5: no such file"),
         (["minari:absent-v0", "robot-v0"], "minari:absent-v0: no such dataset"),
-        (["a.hdf5", "robot-v0", "--action_high=0.05"], "key 'actions', row 5: entry 0"),
+        (["a.hdf5", "robot-v0", "--gin_bindings=load_dataset.action_high = 0.05"], "key 'actions', row 5: entry 0"),
         (["a.hdf5", "robot-v0", "--env=Hoper-v4"], "nearest: Hopper-v4"),
         (["a.hdf5", "robot-v0", "--env=Hopper-v4"], "2 entries per row where 11 are expected"),
     ],

@@ -13,7 +13,7 @@ from minari_files import episode, three_episodes, write_minari
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.loading import load_dataset
-from brac_plus_tf.data.minari_reader import dataset_directory, datasets_root, environment_id, read_rows
+from brac_plus_tf.data.minari_reader import dataset_directory, datasets_root, read_rows, statement
 from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.environments.tasks import find_task
 
@@ -88,8 +88,8 @@ def test_loaded_like_any_other_source(folder):
 
 
 def test_actions_outside_the_bounds(folder):
-    write_minari(folder)
-    message = error_of(load_dataset, SOURCE, action_high=0.25)
+    write_minari(folder, action_space=None)
+    message = error_of(load_dataset, SOURCE, action_low=-0.25, action_high=0.25)
     assert message.startswith("minari:robot/walk-v0: key 'actions', row 4: entry 0 is 0.29999")
 
 
@@ -99,12 +99,12 @@ def test_actions_outside_the_bounds(folder):
 )
 def test_environment_that_is_not_recorded(folder, specification):
     write_minari(folder, env_spec=specification)
-    assert environment_id(SOURCE) is None and dataset_task(SOURCE) is None
+    assert statement(SOURCE).environment is None and dataset_task(SOURCE) is None
 
 
 def test_environment_that_no_task_knows(folder):
     write_minari(folder, env_spec='{"id": "MyRobot-v0"}')
-    assert environment_id(SOURCE) == "MyRobot-v0" and dataset_task(SOURCE) is None
+    assert statement(SOURCE).environment == "MyRobot-v0" and dataset_task(SOURCE) is None
 
 
 def test_nothing_that_the_metadata_name_is_run(folder, tmp_path):

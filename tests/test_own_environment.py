@@ -219,8 +219,12 @@ def test_the_exported_policy_keeps_to_the_bounds(trained, tmp_path):
 @pytest.mark.parametrize("command", ["inspect_dataset", "convert_to_minari"])
 def test_the_data_commands_take_it_too(collected, tmp_path, monkeypatch, command):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    more = [f"--output={tmp_path}"] if command == "inspect_dataset" else ["track/random-v0"]
-    flags = ["--env=own_environments:make_track", "--horizon=12", "--reference_score=0,4"]
+    more = [] if command == "inspect_dataset" else ["track/random-v0"]
+    bindings = ["Task.horizon = 12"]
+    if command == "inspect_dataset":
+        bindings += ["Task.reference_score = @ReferenceScore()", "ReferenceScore.minimum = 0.0"]
+        bindings += ["ReferenceScore.maximum = 4.0"]
+    flags = ["--env=own_environments:make_track", *(f"--gin_bindings={binding}" for binding in bindings)]
     done = tiny.run_here(command, str(collected), *more, *flags)
     assert done.status == 0, done.stderr
     if command == "inspect_dataset":

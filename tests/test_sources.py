@@ -209,4 +209,4 @@ def test_any_command_takes_a_source_that_a_flag_imports(own_module):
     assert outcome.status == 1 and "not an HDF5 file" in outcome.stderr
     outcome = tiny.run_here("inspect_dataset", path, "--import=my_csv")
     assert outcome.status == 0, outcome.stderr
-    assert f"{path} (9 rows)" in outcome.stdout and (own_module / "csv-steps_returns.png").exists()
+    assert f"{path} (9 rows)" in outcome.stdout

@@ -39,12 +39,14 @@ class Problem:
     dimensions: sizes of observation and action. scaling: how the environment's units become those the networks see;
     None where they are the same. task: the environment that the data come from (its horizon, bounds, termination
     rule), None if unknown. reward_range: smallest and largest reward of the data, in network units, if there are data.
+    discount: that the data state, if they do.
     """
 
     dimensions: Dimensions
     scaling: Scaling | None = None
     task: Task | None = None
     reward_range: tuple[float, float] | None = None
+    discount: float | None = None
 
 
 # Drawing batches --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Problem, TransitionSource, Watch
+from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.networks import CriticNetwork
@@ -34,6 +35,20 @@ class Critic(HyperParameters):
     target_samples: int = 1
     minimum_weight: float = 1.0
 
+    def check_suits(self, problem: Problem) -> None:
+        """Raises UserError if the data state another discount, or hold nothing that a value could be learned from."""
+        if problem.discount is not None and abs(problem.discount - self.gamma) > 1e-6:
+            raise UserError(
+                f"Critic.gamma is {self.gamma:g} where the data state a discount of {problem.discount:g}; "
+                f"bind Critic.gamma = {problem.discount:g}, or correct the data"
+            )
+        if problem.reward_range == (0.0, 0.0):
+            raise UserError(
+                "key 'rewards' is the same in every transition, and 0 as load_dataset.rewards rescales it: no action "
+                "is better than another; set load_dataset.rewards to None if that value is worth something, or clone "
+                "the data (bc/base.gin)"
+            )
+
 
 class ValueLearner:
     """K critics, their targets and their optimiser: the part of an agent that evaluates its policy.
@@ -42,6 +57,7 @@ class ValueLearner:
     """
 
     def __init__(self, problem: Problem, seed: int, critic: Critic) -> None:
+        critic.check_suits(problem)
         # the same seed and name: the target starts as an exact copy
         self.critic, self.target_critic = (
             CriticNetwork(critic.hidden_sizes, critic.members, problem.dimensions, seed) for _ in range(2)

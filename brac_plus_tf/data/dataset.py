@@ -20,13 +20,14 @@ class Origin:
     """Where data come from.
 
     names: of the files or sources, in order, and rows: how many each of them holds. sha256: of their contents, one
-    after the other. part: which of the transitions, where not all.
+    after the other. part: which of the transitions, where not all. discount: that the data state, if they do.
     """
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
     sha256: str
     part: str = ""
+    discount: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -9,6 +9,9 @@ from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.hdf5_arrays import check_declared_size, check_hdf5_file, find_array, open_hdf5
 from brac_plus_tf.data.precision import RoundingLoss
 from brac_plus_tf.data.rows import COLUMNS, OPTIONAL, Rows, check_sizes
+from brac_plus_tf.data.statement import Statement, make_statement
+
+_STATED = ("env_id", "action_low", "action_high", "horizon", "max_episode_steps", "discount")
 
 
 def read_rows(path: str, dimensions: Dimensions | None = None) -> Rows:
@@ -37,18 +40,28 @@ def read_rows(path: str, dimensions: Dimensions | None = None) -> Rows:
         return Rows.from_columns(columns, path)
 
 
-def environment_id(path: str) -> str | None:
-    """The file's attribute env_id, naming the environment it was recorded in; None where absent or unreadable.
+def statement(path: str) -> Statement:
+    """What the file's attributes env_id, action_low, action_high, horizon (or max_episode_steps) and discount say.
 
     Raises:
-      UserError: if the file is missing or not HDF5.
+      UserError: if the file is missing or not HDF5, or such an attribute holds something else.
     """
     check_hdf5_file(path)
     try:
         with h5py.File(path, "r") as file:
-            value = file.attrs.get("env_id")
-    except (OSError, RuntimeError, TypeError, ValueError):
-        return None
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return value if isinstance(value, str) else None
+            found = {key: _attribute(file, key) for key in _STATED}
+    except (OSError, RuntimeError, TypeError, ValueError):  # reading the rows says what is wrong with the file
+        found = {}
+    environment = found.get("env_id")
+    if isinstance(environment, bytes):
+        environment = environment.decode("utf-8", "replace")
+    horizon = found.get("horizon")
+    values = found | {"horizon": found.get("max_episode_steps") if horizon is None else horizon}
+    return make_statement(path, values.get, environment if isinstance(environment, str) else None)
+
+
+def _attribute(file: h5py.File, key: str) -> object:
+    try:
+        return file.attrs.get(key)
+    except (OSError, RuntimeError, TypeError, ValueError):  # a type that h5py does not know
+        return None if key == "env_id" else "unreadable"

@@ -9,16 +9,21 @@ import numpy as np
 from brac_plus_tf.core.files import written_atomically
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.rows import Rows, empty_rows
-from brac_plus_tf.environments.tasks import Task
+from brac_plus_tf.environments.tasks import TASKS, Task
 
 _CHUNK_ROWS = 65_536
 
 
 def task_facts(task: Task, returns: Sequence[float] | np.ndarray) -> dict[str, object]:
-    """What a file says about where its episodes were played and how they went; returns: one for each episode."""
+    """What a file says about where its episodes were played and how they went; returns: one for each episode.
+
+    Of an environment that is nobody's but the user's, also bounds and horizon: who has the file may not have it.
+    """
     mean = float(np.mean(returns))
     score = {} if task.reference_score is None else {"normalized_score": float(task.normalized_score(mean))}
-    return {"env_id": task.name, "mean_episode_return": mean, **score}
+    bounds = {"action_low": tuple(map(float, task.action_low)), "action_high": tuple(map(float, task.action_high))}
+    own = {} if task.name in TASKS else bounds | {"horizon": task.horizon}
+    return {"env_id": task.name, "mean_episode_return": mean, **score, **own}
 
 
 def write_hdf5(

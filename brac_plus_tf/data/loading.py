@@ -11,6 +11,7 @@ from typing import NamedTuple
 import gin
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import checked
@@ -27,7 +28,8 @@ from brac_plus_tf.data.episodes import (
 )
 from brac_plus_tf.data.rows import Rows, rows_from_arrays
 from brac_plus_tf.data.scaling import RewardScaling, action_range, fit_scaling, unit_range
-from brac_plus_tf.data.sources import contents_sha256, dataset_task, read_rows
+from brac_plus_tf.data.sources import contents_sha256, dataset_task, read_rows, stated_by
+from brac_plus_tf.data.statement import Statement
 from brac_plus_tf.environments.tasks import Task
 
 _ACTION_TOLERANCE = 1e-6  # of the half range: float32 rounds bounds that are no powers of two
@@ -40,13 +42,39 @@ class _Settings(NamedTuple):
     normalize_observations: bool
     rewards: RewardScaling | None
     allow_longer_episodes: bool
-    action_low: float | Sequence[float]
-    action_high: float | Sequence[float]
+    action_low: float | Sequence[float] | None
+    action_high: float | Sequence[float] | None
 
-    def action_range(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Center and half range [A] of the actions: the task's, or those given."""
-        known = self.task or self
-        return action_range(known.action_low, known.action_high, size)
+    def action_range(self, stated: Mapping[str, Statement], size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Center and half range [A] of the actions: the task's, else those given, else those that the data state.
+
+        Raises:
+          UserError: if two of them differ.
+        """
+        known = {}
+        if self.task is not None:
+            known[f"task {self.task.name}"] = action_range(self.task.action_low, self.task.action_high, size)
+        if not (self.action_low is None and self.action_high is None):
+            low = -1.0 if self.action_low is None else self.action_low
+            high = 1.0 if self.action_high is None else self.action_high
+            known["load_dataset.action_low and action_high"] = action_range(low, high, size)
+        for name, statement in stated.items():
+            if statement.action_low is not None and statement.action_high is not None:
+                try:
+                    known[name] = action_range(statement.action_low, statement.action_high, size)
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from error
+        if not known:
+            logging.warning(
+                "%s: nothing states the bounds of actions, which are taken to be [-1, 1]; set load_dataset.action_low "
+                "and action_high if they are others",
+                ", ".join(stated) or "arrays",
+            )
+            return action_range(-1.0, 1.0, size)
+        (first, used), *others = known.items()
+        for other, bounds in others:
+            _check_same_bounds(first, used, other, bounds)
+        return used
 
 
 @gin.register
@@ -58,8 +86,8 @@ def load_dataset(
     normalize_observations: bool = False,
     rewards: RewardScaling | None = unit_range,
     allow_longer_episodes: bool = False,
-    action_low: float | Sequence[float] = -1.0,
-    action_high: float | Sequence[float] = 1.0,
+    action_low: float | Sequence[float] | None = None,
+    action_high: float | Sequence[float] | None = None,
 ) -> OfflineDataset:
     """Reads, validates and rescales data; those of several names are put one after the other.
 
@@ -68,24 +96,30 @@ def load_dataset(
         Minari dataset as "minari:hopper/collected-v0", or what a `Source` of your own reads; several for a mixture such
         as medium-expert.
       task: gives dimensions, action bounds and horizon; None: the one that the (first) data name themselves; if they
-        name none, they are your own, of unknown horizon, with the action bounds below.
+        name none, they are your own, and horizon and bounds are what they state.
       search: where files of D4RL names are looked for, and whether they may be fetched.
       normalize_observations: subtract each entry's mean over the transitions and divide by its standard deviation, at
         least 1e-3.
       rewards: how rewards are rescaled, over the transitions: `unit_range` to [0, 1] (Eq. 13), `by_returns`, or a
         function of your own; None leaves them.
       allow_longer_episodes: accept episodes longer than the task's horizon, as in Adroit's human demonstrations.
-      action_low, action_high: action bounds [A] or one for all, used only without a task.
+      action_low, action_high: action bounds [A] or one for all, of data whose task is unknown and that state none; if
+        one of the two is None, it is -1 or 1; if both are, and nobody knows, [-1, 1], with a warning.
     Raises:
-      UserError: naming the file, key and row of whatever is missing or wrong.
+      UserError: naming the file, key and row of whatever is missing or wrong, or what contradicts another.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise UserError("dataset: no name given; name a file or a D4RL dataset")
     task = task or dataset_task(names[0])
     settings = _Settings(task, normalize_observations, rewards, allow_longer_episodes, action_low, action_high)
-    parts = [_part(rows, settings) for rows in _read(names, search, task)]
-    return _dataset(parts, settings, contents_sha256(names, search))
+    stated = {name: stated_by(name) for name in names}
+    parts, bounds = list[_Part](), None
+    for name, rows in zip(names, _read(names, search, task), strict=True):
+        bounds = bounds or settings.action_range(stated, rows.dimensions.action)
+        parts.append(_part(rows, settings, bounds, stated[name].horizon))
+    assert bounds is not None
+    return _dataset(parts, settings, bounds, contents_sha256(names, search), _one_discount(stated))
 
 
 @checked
@@ -95,8 +129,8 @@ def dataset_from_arrays(
     normalize_observations: bool = False,
     rewards: RewardScaling | None = unit_range,
     allow_longer_episodes: bool = False,
-    action_low: float | Sequence[float] = -1.0,
-    action_high: float | Sequence[float] = 1.0,
+    action_low: float | Sequence[float] | None = None,
+    action_high: float | Sequence[float] | None = None,
 ) -> OfflineDataset:
     """A dataset of arrays in memory, which pass the same checks as files and are copied.
 
@@ -113,7 +147,8 @@ def dataset_from_arrays(
     digest = hashlib.sha256()
     for key, column in rows.columns().items():
         digest.update(f"{key} {column.shape}".encode() + np.ascontiguousarray(column).tobytes())
-    return _dataset([_part(rows, settings)], settings, digest.hexdigest())
+    bounds = settings.action_range({}, rows.dimensions.action)
+    return _dataset([_part(rows, settings, bounds, None)], settings, bounds, digest.hexdigest(), None)
 
 
 class _Part(NamedTuple):
@@ -135,9 +170,9 @@ def _read(names: Sequence[str], search: FileSearch, task: Task | None) -> Iterat
         yield rows
 
 
-def _part(rows: Rows, settings: _Settings) -> _Part:
-    _check_actions(rows, *settings.action_range(rows.dimensions.action))
-    horizon = settings.task.horizon if settings.task else None
+def _part(rows: Rows, settings: _Settings, bounds: tuple[np.ndarray, np.ndarray], stated_horizon: int | None) -> _Part:
+    _check_actions(rows, *bounds)
+    horizon = settings.task.horizon if settings.task else stated_horizon
     cuts = cut_rows(rows, horizon)
     episodes = record_episodes(rows, cuts)
     if horizon is not None and not settings.allow_longer_episodes:
@@ -161,13 +196,52 @@ def _check_actions(rows: Rows, center: np.ndarray, half_range: np.ndarray) -> No
         )
 
 
-def _dataset(parts: list[_Part], settings: _Settings, sha256: str) -> OfflineDataset:
-    origin = Origin(tuple(part.name for part in parts), tuple(part.rows for part in parts), sha256)
+def _check_same_bounds(
+    first: str, used: tuple[np.ndarray, np.ndarray], other: str, bounds: tuple[np.ndarray, np.ndarray]
+) -> None:
+    (center, half), (other_center, other_half) = used, bounds
+    differs = np.maximum(np.abs(center - other_center), np.abs(half - other_half)) > 2 * _ACTION_TOLERANCE * half
+    if differs.any():
+        entry = int(np.argmax(differs))
+        shown = [_interval(c[entry], h[entry]) for c, h in (used, bounds)]
+        raise UserError(
+            f"{other}: action entry {entry} is within {shown[1]} where that of {first} is within {shown[0]}; "
+            f"correct the one that is wrong (with --env=none no environment is asked)"
+        )
+
+
+def _interval(center: float, half_range: float) -> str:
+    bounds = [float(center) + sign * float(half_range) for sign in (-1, 1)]
+    low, high = (0.0 if abs(bound) < _ACTION_TOLERANCE * half_range else bound for bound in bounds)
+    return f"[{low:g}, {high:g}]"
+
+
+def _one_discount(stated: Mapping[str, Statement]) -> float | None:
+    """The discount that the data state, if they do.
+
+    Raises:
+      UserError: if some state another than others.
+    """
+    known = {name: statement.discount for name, statement in stated.items() if statement.discount is not None}
+    if len(set(known.values())) > 1:
+        shown = ", ".join(f"{name} {discount:g}" for name, discount in known.items())
+        raise UserError(f"the data state different discounts: {shown}; train on data of one discount")
+    return next(iter(known.values()), None)
+
+
+def _dataset(
+    parts: list[_Part],
+    settings: _Settings,
+    actions: tuple[np.ndarray, np.ndarray],
+    sha256: str,
+    discount: float | None,
+) -> OfflineDataset:
+    rows = tuple(part.rows for part in parts)
+    origin = Origin(tuple(part.name for part in parts), rows, sha256, discount=discount)
     transitions, places, episodes = _joined(parts)
     names = ", ".join(origin.names)
     if len(transitions.reward) == 0:
         raise UserError(f"{names}: no row yields a transition; store next_observations, or longer episodes")
-    actions = settings.action_range(transitions.action.shape[1])
     try:
         scaling = fit_scaling(transitions, episodes.returns, actions, settings.normalize_observations, settings.rewards)
     except UserError as error:

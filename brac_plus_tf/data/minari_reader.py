@@ -2,8 +2,8 @@
 
 The files are a stranger's, and minari's own loader runs code that they name: for a dataset whose metadata lack a space
 it calls gymnasium.make with the recorded `env_spec`, whose entry point may be any function of any module, with any
-arguments. So metadata.json is read here as plain JSON, of which the environment's id is only looked up in the table
-of tasks, and main_data.hdf5 through the checks of hdf5_arrays.py.
+arguments. So metadata.json is read here as plain JSON, of which the environment's id is only looked up among the
+known tasks, and main_data.hdf5 through the checks of hdf5_arrays.py.
 
 Layout (Minari 0.5, format hdf5): `$MINARI_DATASETS_PATH` or ~/.minari/datasets, then ID/data/metadata.json and
 ID/data/main_data.hdf5 with one group `episode_i` for each episode of T steps: observations [T + 1, O], actions [T, A],
@@ -25,6 +25,7 @@ from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.hdf5_arrays import check_declared_size, find_array, follow_hard_link, full_key, open_hdf5
 from brac_plus_tf.data.precision import RoundingLoss
 from brac_plus_tf.data.rows import COLUMNS, Kind, Rows, join_rows
+from brac_plus_tf.data.statement import Statement, make_statement
 
 PREFIX = "minari:"
 NEXT_ACTION = "next_action"
@@ -79,17 +80,32 @@ def data_files(source: str) -> list[str]:
     return [os.path.join(folder, name) for name in ("metadata.json", "main_data.hdf5")]
 
 
-def environment_id(source: str) -> str | None:
-    """The id in the recorded environment specification; None where absent or unreadable.
+def statement(source: str) -> Statement:
+    """What the recorded environment specification and action space say.
 
     Raises:
       UserError: if the dataset or its metadata cannot be read.
     """
+    path = data_files(source)[0]
+    metadata = _read_metadata(path)
+    specification = _json_object(metadata.get("env_spec"))
+    space = _json_object(metadata.get("action_space"))
+    found = {
+        "action_low": space.get("low"),
+        "action_high": space.get("high"),
+        "horizon": specification.get("max_episode_steps"),
+    }
+    environment = specification.get("id")
+    return make_statement(path, found.get, environment if isinstance(environment, str) else None)
+
+
+def _json_object(text: object) -> dict:
+    """The object that the text is; an empty one for anything else."""
     try:
-        value = json.loads(_read_metadata(data_files(source)[0])["env_spec"])["id"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, str) else None
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_rows(source: str, dimensions: Dimensions | None = None) -> Rows:

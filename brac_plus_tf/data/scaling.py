@@ -134,6 +134,8 @@ def action_range(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Center and half range [A] float32 of the action bounds, one number or one for each of `size` entries.
 
+    center - half_range and center + half_range, as float32 adds, are within the bounds.
+
     Raises:
       UserError: unless they are finite and the low ones below the high ones.
     """
@@ -143,7 +145,11 @@ def action_range(
         raise UserError(f"action bounds {low}, {high}: give one number, or one for each of {size} entries") from error
     if not (np.isfinite(bounds).all() and (bounds[0] < bounds[1]).all()):
         raise UserError(f"action bounds {low}, {high}: must be finite, the low ones below the high ones")
-    return ((bounds[0] + bounds[1]) / 2).astype(np.float32), ((bounds[1] - bounds[0]) / 2).astype(np.float32)
+    center, half = ((bounds[0] + bounds[1]) / 2).astype(np.float32), ((bounds[1] - bounds[0]) / 2).astype(np.float32)
+    # rounding may not carry an action of -1 or 1 past its bound; all others lie between, since rounding keeps order
+    while (beyond := (center - half < bounds[0]) | (center + half > bounds[1])).any():
+        half = np.where(beyond, np.nextafter(half, np.float32(0.0)), half)
+    return center, half
 
 
 def task_scaling(task: Task) -> Scaling:
@@ -183,15 +189,10 @@ def fit_scaling(
 
 @gin.register
 def unit_range(rewards: np.ndarray, returns: np.ndarray) -> tuple[float, float]:
-    """Rewards to [0, 1]: (reward - smallest) / (largest - smallest), Eq. 13."""
+    """Rewards to [0, 1]: (reward - smallest) / (largest - smallest), Eq. 13; all 0 if they are all the same."""
     del returns
     low, high = rewards.min(), rewards.max()
-    if low == high:
-        raise UserError(
-            f"key 'rewards' is {low:g} in every transition and cannot be rescaled to [0, 1]; "
-            f"check the data, or set rewards to None"
-        )
-    return float(low), float(high - low)
+    return float(low), float(high - low) if high > low else 1.0
 
 
 @gin.register

@@ -17,7 +17,8 @@ from brac_plus_tf.data import hdf5_reader, minari_reader
 from brac_plus_tf.data.d4rl_names import find_d4rl_file, is_d4rl_name
 from brac_plus_tf.data.download import FileSearch
 from brac_plus_tf.data.rows import Rows
-from brac_plus_tf.environments.tasks import Task, find_task
+from brac_plus_tf.data.statement import Statement
+from brac_plus_tf.environments.tasks import Task, bound_horizon, find_task
 
 _HASH_BLOCK_BYTES = 2**22
 
@@ -44,13 +45,13 @@ class Source(Protocol):
           UserError: naming file, key and row of whatever is missing or wrong.
         """
 
-    def environment(self, name: str) -> str | None:
-        """The environment or task that the data say they were recorded in; None where they do not.
+    def statement(self, name: str) -> Statement:
+        """What the data say of themselves beside their rows.
 
         Raises:
           UserError: if the data are missing or not what they should be.
         """
-        return None
+        return Statement()
 
     def label(self, name: str) -> str:
         """The name of the folder that holds the runs on these data."""
@@ -69,8 +70,8 @@ class HDF5File(Source):
     def read(self, name: str, search: FileSearch, dimensions: Dimensions | None) -> Rows:
         return hdf5_reader.read_rows(self._path(name), dimensions)
 
-    def environment(self, name: str) -> str | None:
-        return hdf5_reader.environment_id(self._path(name))
+    def statement(self, name: str) -> Statement:
+        return hdf5_reader.statement(self._path(name))
 
     def _path(self, name: str) -> str:
         folder, file = os.path.split(name)
@@ -90,8 +91,8 @@ class D4RLDataset(Source):
     def read(self, name: str, search: FileSearch, dimensions: Dimensions | None) -> Rows:
         return hdf5_reader.read_rows(find_d4rl_file(name, search), dimensions)
 
-    def environment(self, name: str) -> str | None:
-        return find_task(name).name
+    def statement(self, name: str) -> Statement:
+        return Statement(environment=name)
 
     def label(self, name: str) -> str:
         return name
@@ -109,8 +110,8 @@ class LocalMinari(Source):
     def read(self, name: str, search: FileSearch, dimensions: Dimensions | None) -> Rows:
         return minari_reader.read_rows(name, dimensions)
 
-    def environment(self, name: str) -> str | None:
-        return minari_reader.environment_id(name)
+    def statement(self, name: str) -> Statement:
+        return minari_reader.statement(name)
 
     def label(self, name: str) -> str:
         return name.replace(minari_reader.PREFIX, "minari-", 1).replace("/", "-")
@@ -157,18 +158,33 @@ def contents_sha256(names: Sequence[str], search: FileSearch = FileSearch()) -> 
 def dataset_task(name: str, environment: str | None = None) -> Task | None:
     """The task named by the user, else by the data themselves; None if none is known.
 
+    Its horizon is the one that the data state, if they were recorded in it.
+
     Raises:
-      UserError: if the user named an unknown task.
+      UserError: if the user named an unknown task, or bound another horizon than the data state.
     """
+    stated = stated_by(name)
+    horizon = stated.horizon if environment in (None, stated.environment) else None
+    bound = bound_horizon()
+    if horizon and bound and horizon != bound:
+        raise UserError(f"{name}: states a horizon of {horizon} steps where Task.horizon is {bound}; leave that out")
     if environment is not None:
-        return find_task(environment)
-    recorded = find_source(name).environment(name)
-    if not recorded or ":" in recorded:  # a module that the data alone name is not imported
+        return find_task(environment, horizon)
+    if not stated.environment or ":" in stated.environment:  # a module that the data alone name is not imported
         return None
     try:
-        return find_task(recorded)
+        return find_task(stated.environment, horizon)
     except UserError:  # data recorded elsewhere are still good data
         return None
+
+
+def stated_by(name: str) -> Statement:
+    """What the data say of themselves beside their rows.
+
+    Raises:
+      UserError: if they are missing or not what they should be.
+    """
+    return find_source(name).statement(name)
 
 
 def source_label(name: str) -> str:

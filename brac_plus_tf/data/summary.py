@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_figure
 from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.data.sources import source_label
 from brac_plus_tf.environments.tasks import Task
 
 _SATURATED = 0.999
@@ -18,7 +16,7 @@ _HISTOGRAM_BINS = 50
 
 
 def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]:
-    """(what, value) pairs of a dataset loaded with rescaled rewards; returns and rewards in the environment's units.
+    """(what, value) pairs of a dataset; returns, rewards and bounds in the environment's units.
 
     Statistics of lengths, returns and the normalized score are over complete episodes, over all if none is complete.
     """
@@ -28,7 +26,6 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
     returns = episodes.returns[counted]
     terminals = int((dataset.transitions.discount == 0.0).sum())
     saturated = (np.abs(dataset.transitions.action) > _SATURATED).mean()
-    lowest, highest = dataset.scaling.to_environment_reward(np.array([0.0, 1.0]))
     score = "unknown"
     if task is not None and task.reference_score is not None:
         score = f"{np.mean(task.normalized_score(returns)):.1f}"
@@ -46,7 +43,8 @@ def summary(dataset: OfflineDataset, task: Task | None) -> list[tuple[str, str]]
         ("length: min, mean, max", _range(episodes.lengths[counted])),
         ("return: min, mean, max", _range(returns)),
         ("normalized score", score),
-        ("reward: min, max", f"{lowest:.6g}, {highest:.6g}"),
+        ("reward: min, max", _rewards(dataset)),
+        ("action bounds", _bounds(dataset)),
         ("saturated action entries", f"{100 * saturated:.2f} % beyond {_SATURATED} of the range"),
     ]
 
@@ -59,11 +57,11 @@ def count_repeated(dataset: OfflineDataset) -> int:
     return len(rows) - len(np.unique(as_bytes))
 
 
-def write_histogram(dataset: OfflineDataset, folder: Path) -> Path:
-    """Draws the episodes' undiscounted returns into `folder`/<first file's label>_returns.png and returns that path.
+def write_histogram(dataset: OfflineDataset, path: Path) -> None:
+    """Draws the episodes' undiscounted returns as a PNG or SVG, by the path's ending.
 
     Raises:
-      UserError: if the directory cannot be made or written, or there is nothing to draw with.
+      UserError: for another ending, if it cannot be written, or if there is nothing to draw with.
     """
     figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -72,19 +70,27 @@ def write_histogram(dataset: OfflineDataset, folder: Path) -> Path:
     axes.set_xlabel("undiscounted return of an episode")
     axes.set_ylabel("episodes")
     axes.set_title(" + ".join(os.path.basename(path) for path in dataset.origin.names), parse_math=False)
-    path = folder / f"{source_label(dataset.origin.names[0])}_returns.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
     write_figure(path, figure)
-    return path
 
 
 def format_table(rows: Sequence[tuple[str, str]]) -> str:
     """Lines of two columns, the second one aligned."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _rewards(dataset: OfflineDataset) -> str:
+    rewards = dataset.transitions.reward
+    lowest, highest = dataset.scaling.to_environment_reward(np.array([rewards.min(), rewards.max()]))
+    constant = ": no action is better than another, and only behaviour cloning (bc/base.gin) can learn from them"
+    return f"{lowest:.6g}, {highest:.6g}{constant * bool(lowest == highest)}"
+
+
+def _bounds(dataset: OfflineDataset) -> str:
+    one = np.ones(dataset.dimensions.action)
+    bounds = np.stack([dataset.scaling.to_environment_action(sign * one) for sign in (-1, 1)], axis=1)
+    different = np.unique(bounds, axis=0) if len(np.unique(bounds, axis=0)) == 1 else bounds
+    return ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in different)
 
 
 def _share(count: int, total: int) -> str:

@@ -77,8 +77,15 @@ def describe(name: str, horizon: int | None) -> Description:
         raise UserError(
             f"{name}: its action space is {action}; bounds must be finite, the low ones below the high ones"
         )
-    low, high = (np.asarray(bound, np.float32) for bound in (action.low, action.high))
+    low = _rounded(action.low, np.less, np.inf)
+    high = _rounded(action.high, np.greater, -np.inf)
     return Description(observation.shape[0], low, high, horizon or (own.max_episode_steps if own else None))
+
+
+def _rounded(bound: np.ndarray, beyond: np.ufunc, inside: float) -> np.ndarray:
+    """float32 of a bound that may be float64, never outside of it."""
+    rounded = bound.astype(np.float32)
+    return np.where(beyond(rounded, bound), np.nextafter(rounded, np.float32(inside)), rounded)
 
 
 def specification(name: str) -> Any:

@@ -213,6 +213,11 @@ class _TaskSettings(HyperParameters):
     reference_score: ReferenceScore | None = None
 
 
+def bound_horizon() -> int | None:
+    """gin's `Task.horizon`."""
+    return _TaskSettings().horizon
+
+
 def find_task(name: str, horizon: int | None = None, reference_score: ReferenceScore | None = None) -> Task:
     """The task of that name.
 

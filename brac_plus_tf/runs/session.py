@@ -97,7 +97,8 @@ class LivePolicyEvaluation:
 def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
     """What an agent is told of the data it will learn from."""
     reward = dataset.transitions.reward
-    return Problem(dataset.dimensions, dataset.scaling, task, (float(reward.min()), float(reward.max())))
+    reward_range = (float(reward.min()), float(reward.max()))
+    return Problem(dataset.dimensions, dataset.scaling, task, reward_range, dataset.origin.discount)
 
 
 class Session:

@@ -16,13 +16,15 @@ from test_layers import SHARED_AGENTS
 
 from brac_plus_tf import agents
 from brac_plus_tf.agents.actor_critic import Training
-from brac_plus_tf.agents.base import Problem
+from brac_plus_tf.agents.base import Problem, state_of
 from brac_plus_tf.agents.bcq import BCQ
 from brac_plus_tf.agents.brac import BRAC, Dual
 from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.scaling import Scaling, action_range
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
 DIMENSIONS, SEED = Dimensions(observation=5, action=2), base_seed(3)
@@ -204,3 +206,25 @@ def test_an_action_depends_on_its_own_row_alone(name):
 def test_a_warm_start_that_an_agent_does_not_have_is_refused(agent):
     with pytest.raises(UserError, match="no warm start"):
         agent(Problem(DIMENSIONS), 0, training=Training(policy_learning_rate=1e-3, warm_start=10)).stages()
+
+
+BOUNDS = Scaling(
+    np.zeros(5, np.float32), np.ones(5, np.float32), *action_range(low := [0.1, -0.7], high := [0.3, 1.9], 2)
+)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_way_to_act_leaves_the_bounds_of_an_environment(name):
+    """Neither by rounding: 0.2 + 0.1 is more than 0.3 in float32. Weights so large that every action is at a bound."""
+    agent = AGENTS[name](0)
+    for variable in state_of(agent).values():
+        if variable.dtype == tf.float32:
+            variable.assign(100.0 * variable)
+    policy = DeployedPolicy(agent, DIMENSIONS, BOUNDS)
+    observation = np.random.default_rng(0).normal(scale=100.0, size=(300, 5)).astype(np.float32)
+    for way in policy.actions:
+        action = policy.act(observation, action=way, seed=np.arange(300))
+        assert action.dtype == np.float32
+        assert (action.astype(np.float64) >= low).all() and (action.astype(np.float64) <= high).all(), way
+        reached = (np.abs(action - low) < 1e-6) | (np.abs(action - high) < 1e-6)
+        assert reached.mean() > 0.5, way
