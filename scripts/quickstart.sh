@@ -6,28 +6,15 @@
 # finished run without training anew. Exit status 0 only if the policy earns at least 1.5 times what its data do.
 set -euo pipefail
 
-fail() { echo "quickstart.sh: $1" >&2; exit 1; }
-
-[ $# -eq 0 ] || fail "unexpected argument '$1': it takes none; choose the interpreter with PYTHON=..."
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+[ $# -eq 0 ] || fail "unexpected argument '$1': it takes none; choose the interpreter with PYTHON=..."
 root=$(pwd)
 run_dir=runs/hopper-quickstart/quickstart/0
 policy=runs/quickstart_policy
 
-interpreter=${PYTHON:-python3}
-if [ -x .venv/bin/python ]; then interpreter=.venv/bin/python; fi
-command -v "$interpreter" >/dev/null || fail "$interpreter: no such program; name one with PYTHON=..."
-"$interpreter" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' ||
-    fail "$interpreter is not Python 3.10, 3.11 or 3.12; name one with PYTHON=... (and remove .venv, if it is that)"
-
 echo "== 1/5 installing into .venv"
-if [ ! .venv/installed -nt setup.py ]; then
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$interpreter" -m venv .venv ||
-        fail "no virtual environment: install Python's venv module (Debian: apt-get install python3-venv)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[mujoco]' ||
-        fail "installing failed; pip says why above"
-    touch .venv/installed
-fi
+install_into_venv mujoco
 
 echo "== 2/5 training on quickstart/hopper-quickstart.hdf5"
 .venv/bin/python -m brac_plus_tf.train --gin_file=gin_configs/quickstart.gin

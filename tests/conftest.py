@@ -6,6 +6,7 @@ Its place also puts tests/ on the import path, so that tests in subfolders find 
 
 import gc
 import os
+import signal
 
 from processes import CORES
 
@@ -13,6 +14,9 @@ from processes import CORES
 # stage is there in a fourth of the time, from the same operations in the same order. An environment that says something
 # itself goes before them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
+# A shell's background job is born deaf to Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker:

@@ -15,12 +15,12 @@ from tiny import BINDINGS, CONFIGS, assert_same_bits, write_hopper_dataset
 # a checkpoint every 20 steps and at the end of a stage
 SETTINGS = (*BINDINGS, "Improvement.epochs = 60", "Loop.compiled = False", "Loop.evaluation_epochs = 4")
 MOMENTS = (
-    *("half written:1", "before rename:2", "after rename:2", "before steps:1", "after steps:4"),  # nothing saved yet
-    *("half a row:5", "checkpoint:1", "after steps:1", "before rename:2"),  # the behaviour policy
-    *("half written:3", "half a row:3", "after steps:4", "checkpoint:3"),  # the initial policy
-    *("before steps:2", "after steps:7", "after rename:4", "half written:3"),  # the initial critic
-    *("half a row:4", "episode:1", "after steps:11", "episode:5", "checkpoint:2", "before rename:3"),  # the main stage
-    *("half a row:16", "half written:2", "episode:2", "after rename:3", "before steps:9"),
+    *("half written:1", "before rename:2", "after steps:4"),  # nothing saved yet
+    *("half a row:5", "checkpoint:1", "after rename:2"),  # the behaviour policy
+    *("half written:3", "after steps:4", "checkpoint:3"),  # the initial policy
+    *("before steps:2", "after rename:4", "half written:3"),  # the initial critic
+    *("half a row:4", "episode:1", "after steps:11", "checkpoint:2", "before rename:3"),  # the main stage
+    *("half written:2", "episode:2", "before steps:9"),
     *("final episodes:1", "final evaluation:1", "export:1"),  # the end
 )
 

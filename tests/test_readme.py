@@ -36,8 +36,9 @@ def test_scripts_named_in_the_readme_run_in_ci():
 
 def test_installation_is_what_the_quickstart_does():
     assert "pip install -e .[mujoco]" in commands()
-    script = (tiny.PROJECT / "scripts" / "quickstart.sh").read_text()
-    assert "install --quiet --disable-pip-version-check -e '.[mujoco]'" in script
+    scripts = tiny.PROJECT / "scripts"
+    assert "\ninstall_into_venv mujoco\n" in (scripts / "quickstart.sh").read_text()
+    assert 'install --quiet --disable-pip-version-check -e ".[$1]"' in (scripts / "environment.sh").read_text()
 
 
 def test_python_commands_work_in_order(tmp_path, monkeypatch):
@@ -67,7 +68,7 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
             arguments += ["--n_samples=50", "--workers=1", "--gin_bindings=Collection.shard_episodes = 2"]
         if module == "compare":  # one run of each of two agents
             (tmp_path / "tiny.gin").write_text("\n".join((*tiny.NETWORKS, "behavior/Actor.hidden_sizes = (8,)")))
-            arguments += ["--gin_file=tiny.gin", "--seeds=0", "--agents=bc,brac_plus"]
+            arguments += ["--gin_file=tiny.gin", "--seeds=0", "--agents=bc,td3_bc"]
         if module == "compare":  # starts others; in a process of its own, as warm as those
             outcome = finish_process(ForkedProcess("brac_plus_tf.compare", *arguments, cwd=tmp_path))
         else:

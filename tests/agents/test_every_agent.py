@@ -80,7 +80,7 @@ def every_agent_class():
 
 
 AGENTS = {name: smaller(agent_class) for name, agent_class in every_agent_class()}
-AGENTS["brac dual"] = smaller(BRAC, divergence=Dual(steps=2))
+AGENTS["brac dual"] = smaller(BRAC, divergence=Dual(steps=1))
 CLONED = {"behavior", "behavior_optimizer", "behavior_entropy"}
 LEARNED = {"actor", "policy_optimizer", "critic", "target_critic", "critic_optimizer"}
 TRAINED = {
