@@ -10,16 +10,18 @@ tests that take over --timeout seconds are reported as such, and do not count. E
 """
 
 import concurrent.futures
+import contextlib
+import multiprocessing
 import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 from typing import NamedTuple
 
+import pytest
 from absl import app, flags
 from rich.progress import track
 
@@ -31,6 +33,8 @@ else:
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
 COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "tests", "examples", "pyproject.toml", "setup.py")
 COPIED_TEXTS = ("README.md", "CONTRIBUTING.md", "MANIFEST.in")
+
+_SERVER = multiprocessing.get_context("forkserver")  # its processes begin with TensorFlow imported and nothing run
 
 _LIST = flags.DEFINE_string("list", str(PROJECT / "tests" / "mutants.toml"), "The mutants.")
 _ONLY = flags.DEFINE_string("only", "", "Regular expression: only mutants whose file or description it finds.")
@@ -89,20 +93,28 @@ def outcome(mutant: Mutant, copies: Copies) -> str:
     path = checkout / mutant.file
     original = path.read_text()
     path.write_text(original.replace(mutant.old, mutant.new))
-    # without -B a module of the same size written within the same second would be taken from its cache
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = _SERVER.Process(target=run_tests, args=(str(checkout), mutant.tests))
     try:
-        done = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=_TIMEOUT.value
-        )
-    except subprocess.TimeoutExpired:
-        return "timeout"
+        process.start()
+        process.join(_TIMEOUT.value)
+        if process.is_alive():
+            return "timeout"
+        return {pytest.ExitCode.OK: "survived", pytest.ExitCode.TESTS_FAILED: "killed"}.get(process.exitcode, "broken")
     finally:
+        process.kill()
+        process.join()
         path.write_text(original)
-    if done.returncode == 1 and "ERROR collecting" not in done.stdout:
-        return "killed"
-    return "survived" if done.returncode == 0 else "broken"
+
+
+def run_tests(checkout: str, tests: list[str]) -> None:
+    """In a process of its own: the tests of a copy, until one fails; ends with pytest's exit status."""
+    os.chdir(checkout)
+    # without it a module of the same size written within the same second would be taken from its cache
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [checkout, os.path.join(checkout, "tests")]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    os._exit(status)
 
 
 def table(results: list[tuple[Mutant, str]]) -> str:
@@ -121,6 +133,8 @@ def main(arguments: list[str]) -> None:
     """The script."""
     if len(arguments) > 1:
         sys.exit(f"mutate.py: unexpected argument {arguments[1]!r}")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    _SERVER.set_forkserver_preload(["tensorflow", "tensorflow_probability", "gymnasium", "h5py", "scipy.stats"])
     pattern = re.compile(_ONLY.value)
     mutants = [m for m in read_mutants(pathlib.Path(_LIST.value)) if pattern.search(f"{m.file} {m.what}")]
     if not mutants:

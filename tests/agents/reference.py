@@ -83,6 +83,11 @@ def q_values(weights: Weights, observation: np.ndarray, action: np.ndarray) -> n
     return np.stack([mlp(weights, inputs, member)[..., 0] for member in range(len(weights[0]))])
 
 
+def assert_either_is_smaller(values: np.ndarray) -> None:
+    """Of critics [K, B]: each is the smallest somewhere, else taking one of them for the minimum would not show."""
+    assert set(values.argmin(axis=0)) == set(range(len(values)))
+
+
 def action_gradient(weights: Weights, observation: np.ndarray, action: np.ndarray) -> np.ndarray:
     """d min_j Q_j / d a, [B, A], by the chain rule through ReLU layers."""
     inputs = np.concatenate([observation, action], axis=-1)
@@ -182,3 +187,14 @@ def assert_followed(start: Weights, source, target, tau: float) -> None:
 def td_target(reward, discount, next_value, gamma: float) -> np.ndarray:
     """r + gamma (1 - d) V(s')."""
     return reward + gamma * discount * next_value
+
+
+def mixed_value(values: np.ndarray, minimum_weight: float) -> np.ndarray:
+    """The weighted mean of the smallest and the largest critic: [K, ..] -> [..]."""
+    return minimum_weight * values.min(axis=0) + (1.0 - minimum_weight) * values.max(axis=0)
+
+
+def stepped(value: float, violation: float, rate: float, logarithmic: bool = False) -> float:
+    """A multiplier after Adam's first step: by the rate, up if violated, of itself or of its logarithm."""
+    step = rate * np.sign(violation)
+    return float(value * np.exp(step)) if logarithmic else value + step

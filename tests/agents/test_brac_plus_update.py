@@ -41,8 +41,8 @@ def make(samples: int = 1, target_samples: int = 1, entropy=MaximumEntropy) -> B
         **{name: Fit(learning_rate=rate, decay=(1.0,)) for name, rate in FITS.items()},
     )
     networks = (agent.actor, agent.critic, agent.target_critic, agent.behavior, agent.multiplier.network)
-    for index, network in enumerate(networks):
-        ref.randomize(network.trainable_variables, index)
+    for seed, network in zip((0, 3, 32, 5, 6), networks, strict=True):
+        ref.randomize(network.trainable_variables, seed)
     return agent
 
 
@@ -89,14 +89,16 @@ class Reader:
         observation = np.concatenate([DATA.next_observation] * self.target_samples)
         epsilon = ref.noise((*observation.shape[:1], 2), SEED, Purpose.TARGET_ACTION)
         drawn = ref.Drawn(self.actor, observation, epsilon, (-2.0, 0.5))
-        values = ref.q_values(self.target, observation, drawn.action).min(axis=0)
-        return values.reshape(self.target_samples, -1).max(axis=0)
+        values = ref.q_values(self.target, observation, drawn.action)
+        ref.assert_either_is_smaller(values)
+        return values.min(axis=0).reshape(self.target_samples, -1).max(axis=0)
 
     def critic_loss(self, critic) -> float:
         """Eq. 10."""
         target = ref.td_target(DATA.reward, DATA.discount, self.next_value, GAMMA)
         error = ((ref.q_values(critic, DATA.observation, DATA.action) - target) ** 2).sum(axis=0)
         action = self.draw(self.actor)[0].action[: ref.ROWS]
+        ref.assert_either_is_smaller(ref.q_values(self.critic, DATA.observation, action))
         size = (ref.action_gradient(critic, DATA.observation, action) ** 2).sum(axis=-1)
         return float(error.mean() + WEIGHT * (size * (self.now > self.eps_gp)).mean())
 
@@ -117,7 +119,11 @@ class Reader:
         return float(per_state.mean())
 
     def dual_loss(self, multiplier) -> float:
-        return float((-ref.mlp(multiplier, DATA.observation)[..., 0] * (self.now - self.eps)).mean())
+        """Line 8: a step in alpha itself; a slack state whose x is below -5 rests."""
+        raw, violation = ref.mlp(multiplier, DATA.observation)[..., 0], self.now - self.eps
+        resting = (raw < -5.0) & (violation < 0.0)
+        assert 0 < resting.sum() < (raw < 0.0).sum()
+        return float((-raw * violation * ~resting).mean())
 
 
 def with_thresholds(agent: BRACPlus, samples: int, target_samples: int) -> Reader:
