@@ -34,6 +34,7 @@ PROJECT = pathlib.Path(__file__).resolve().parents[1]
 COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "tests", "examples", "pyproject.toml", "setup.py")
 COPIED_TEXTS = ("README.md", "CONTRIBUTING.md", "MANIFEST.in")
 
+_OUTCOMES: dict[int | None, str] = {pytest.ExitCode.OK: "survived", pytest.ExitCode.TESTS_FAILED: "killed"}
 _SERVER = multiprocessing.get_context("forkserver")  # its processes begin with TensorFlow imported and nothing run
 
 _LIST = flags.DEFINE_string("list", str(PROJECT / "tests" / "mutants.toml"), "The mutants.")
@@ -99,7 +100,7 @@ def outcome(mutant: Mutant, copies: Copies) -> str:
         process.join(_TIMEOUT.value)
         if process.is_alive():
             return "timeout"
-        return {pytest.ExitCode.OK: "survived", pytest.ExitCode.TESTS_FAILED: "killed"}.get(process.exitcode, "broken")
+        return _OUTCOMES.get(process.exitcode, "broken")
     finally:
         process.kill()
         process.join()
