@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from brac_plus_tf.command_help import GIN_FILE, help_text
 from brac_plus_tf.core.errors import UserError, plain
+from brac_plus_tf.core.files import check_utf8
 from brac_plus_tf.core.gin_files import find_gin_file
 from brac_plus_tf.core.startup import start_tensorflow
 from brac_plus_tf.core.stopping import Interrupted
@@ -38,6 +39,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         logging.set_verbosity(logging.WARNING)
         logging.get_absl_handler().setFormatter(_PlainFormatter())
         try:
+            check_utf8(*sys.argv[1:], os.getcwd())
             start_tensorflow()
             _import_modules(_IMPORT.value)
             main(argv)

@@ -1,6 +1,7 @@
 """Every malformed input met so far: one plain line, exit status 1, and not a byte changed on disk."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -192,6 +193,43 @@ def test_malformed_dataset_file(folder, name):
     FILES[name](folder / "hopper.hdf5")
     assert_refused(folder, "train", train(), "hopper.hdf5")
     assert_refused(folder, "inspect_dataset", ["hopper.hdf5"], "hopper.hdf5")
+
+
+STRANGE = os.fsdecode(b"caf\xe9")  # Latin-1
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("train", train(dataset=f"{STRANGE}.hdf5")),
+        ("train", [*train(), f"--root_dir={STRANGE}"]),
+        ("inspect_dataset", [f"{STRANGE}.hdf5"]),
+        ("evaluate", [f"--run_dir={STRANGE}"]),
+        ("export", ["--run_dir=runs", f"--output={STRANGE}"]),
+        ("plot", [STRANGE]),
+    ],
+)
+def test_names_that_are_not_utf_8(folder, command, arguments):
+    (folder / f"{STRANGE}.hdf5").write_bytes((folder / "hopper.hdf5").read_bytes())
+    assert_refused(folder, command, arguments, r"caf\udce9")
+
+
+def test_a_working_directory_whose_name_is_not_utf_8(folder, monkeypatch):
+    (folder / STRANGE).mkdir()
+    monkeypatch.chdir(folder / STRANGE)
+    assert_refused(folder, "train", train(dataset="../hopper.hdf5"), r"caf\udce9': its name is not UTF-8")
+
+
+def test_names_in_any_language(folder, monkeypatch):
+    name = "données и 数据 ü"
+    (folder / name).mkdir()
+    (folder / "hopper.hdf5").rename(folder / name / f"{name}.hdf5")
+    monkeypatch.chdir(folder / name)
+    arguments = ["--gin_file=bc/base.gin", f"--dataset={name}.hdf5", "--env=none", "--smoke", f"--root_dir={name}"]
+    arguments += [f"--gin_bindings={b}" for b in ("behavior/Actor.hidden_sizes = (8,)", "Loop.compiled = False")]
+    outcome = tiny.run_here("train", *arguments)
+    assert outcome.status == 0, outcome.stderr
+    assert (folder / name / name / name / "bc-smoke" / "0" / "saved_model").exists()
 
 
 # Configurations and flags ---------------------------------------------------------------------------------------------

@@ -82,6 +82,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def check_utf8(*names: str | Path) -> None:
+    """Raises UserError for a name whose bytes are no UTF-8, which run records, gin and TensorFlow would not hold."""
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{str(name)!a}: its name is not UTF-8; rename or move it") from error
+
+
 def write_figure(path: Path, figure: "Figure") -> None:
     """Puts the figure at `path`, as a PNG or SVG by its ending; equal figures give equal bytes.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.files import lock_directory, write_atomically, write_json
+from brac_plus_tf.core.files import check_utf8, lock_directory, write_atomically, write_json
 from brac_plus_tf.runs.checkpoints import Checkpoints, Position
 from brac_plus_tf.runs.facts import FORMAT, read_facts, settings
 from brac_plus_tf.runs.metrics_log import MetricRow, MetricsLog, read_metrics
@@ -63,8 +63,10 @@ class RunRecord:
         """Fixes the configuration of a new run; of an existing one, checks that it is the same.
 
         Raises:
-          UserError: showing the difference, if the directory holds a run of another configuration.
+          UserError: showing the difference, if the directory holds a run of another configuration; if its name is not
+            UTF-8.
         """
+        check_utf8(self.directory.absolute())
         facts = {"format": FORMAT, **facts}
         config_file, facts_file = self.directory / "operative_config.gin", self.directory / "run.json"
         if facts_file.exists():
