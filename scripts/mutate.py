@@ -142,10 +142,10 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"mutate.py: --only={_ONLY.value} finds none")
     with tempfile.TemporaryDirectory() as parent, concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
         copies = Copies(pathlib.Path(parent))
-        waiting = [pool.submit(outcome, mutant, copies) for mutant in mutants]
-        for _ in track(concurrent.futures.as_completed(waiting), "mutants", len(waiting)):
-            pass
-        text = table([(mutant, job.result()) for mutant, job in zip(mutants, waiting, strict=True)])
+        waiting = {pool.submit(outcome, mutant, copies): mutant for mutant in mutants}
+        for job in track(concurrent.futures.as_completed(waiting), "mutants", len(waiting)):
+            print(f"{job.result():8s} {waiting[job].file}: {waiting[job].what}", flush=True)
+        text = table([(mutant, job.result()) for job, mutant in waiting.items()])
     print(text, end="")
     if _REPORT.value:
         pathlib.Path(_REPORT.value).write_text(text)

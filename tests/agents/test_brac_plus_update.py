@@ -32,7 +32,7 @@ def make(samples: int = 1, target_samples: int = 1, entropy=MaximumEntropy) -> B
         actor=Actor((5,), (-2.0, 0.5)),
         critic=tiny.critic((5,), RATES["critic"], TAU, gamma=GAMMA, target_samples=target_samples),
         behavior=VAEEnsemble(members=3, hidden_sizes=(5,), latent_size=Z, log_std_range=(-1.0, 0.5)),
-        initial_divergence=KLUpperBound(LATENTS),
+        initial_divergence=KLUpperBound(LATENTS + 1),
         divergence=KLUpperBound(LATENTS),
         multiplier=StateMultiplier((5,), RATES["multiplier"]),
         entropy=entropy(target=-1.3, initial=2.5, learning_rate=RATES["beta"]),
@@ -66,13 +66,13 @@ class Reader:
         epsilon = ref.noise((*observation.shape[:1], 2), SEED, Purpose.POLICY_ACTION)
         return ref.Drawn(actor, observation, epsilon, (-2.0, 0.5)), observation
 
-    def divergence(self, actor) -> np.ndarray:
+    def divergence(self, actor, latents: int = LATENTS) -> np.ndarray:
         """Eq. 7 [B], mean over draws: KL to the decoder at latents of the encoder at the draw, and the latent's KL."""
         drawn, observation = self.draw(actor)
         inputs = np.concatenate([observation, drawn.pre_tanh], axis=-1)
         mean, deviation = ref.gaussian(ref.mlp(self.encoder, inputs, self.member), (-1.0, 0.5))
-        latent = mean + deviation * ref.noise((LATENTS, *mean.shape), SEED, Purpose.LATENT)
-        inputs = np.concatenate([np.broadcast_to(observation, (LATENTS, *observation.shape)), latent], axis=-1)
+        latent = mean + deviation * ref.noise((latents, *mean.shape), SEED, Purpose.LATENT)
+        inputs = np.concatenate([np.broadcast_to(observation, (latents, *observation.shape)), latent], axis=-1)
         # one component: its logit, which says nothing, then mean and deviation
         decoded = ref.gaussian(ref.mlp(self.decoder, inputs, self.member)[..., 1:], (-1.0, 0.5))
         inner = ref.kl(drawn.mean, drawn.deviation, *decoded).mean(axis=0)
@@ -178,7 +178,7 @@ def test_a_whole_step_of_the_initial_policy():
     agent = make()
     before = Reader(agent)
     agent.update_initial_policy(BATCH, SEED)
-    loss = lambda w: float((before.divergence(w) + before.beta * before.entropy(w)).mean())  # noqa: E731
+    loss = lambda w: float((before.divergence(w, LATENTS + 1) + before.beta * before.entropy(w)).mean())  # noqa: E731
     gradient = ref.finite_difference(loss, ref.copies(before.actor))
     ref.assert_gradient(agent._initial_policy_optimizer, agent.actor.trainable_variables, gradient)
     ref.assert_rate(before.actor, ref.weights_of(agent.actor), gradient, FITS["initial_policy_fit"])
