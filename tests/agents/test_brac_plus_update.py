@@ -19,7 +19,7 @@ from brac_plus_tf.objectives.multipliers import MaximumEntropy, MinimumEntropy, 
 from brac_plus_tf.objectives.penalties import GradientPenalty
 
 SEED, LATENTS, Z, GAMMA, TAU, WEIGHT = base_seed(5), 3, 4, 0.9, 0.25, 0.7
-RATES = {"critic": 1e-3, "policy": 2e-3, "multiplier": 3e-3, "beta": 0.05}
+RATES = {"critic": 0.05, "policy": 0.04, "multiplier": 3e-3, "beta": 0.05}
 FITS = {"behavior_fit": 4e-3, "initial_policy_fit": 5e-3, "initial_critic_fit": 6e-3}
 BATCH, DATA = ref.batch(), ref.arrays(ref.batch())
 

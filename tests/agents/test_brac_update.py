@@ -19,7 +19,7 @@ from brac_plus_tf.objectives.multipliers import Multiplier
 
 SEED, GAMMA, TAU, RANGE, SHARE, DRAWS = base_seed(8), 0.9, 0.25, (-2.0, 0.5), 0.75, 3
 ALPHA, BETA, PENALTY = 1.6, 0.35, 2.0
-RATES = {"critic": 1e-3, "policy": 2e-3, "divergence": 3e-3, "alpha": 0.05, "beta": 0.06}
+RATES = {"critic": 0.05, "policy": 0.04, "divergence": 3e-3, "alpha": 0.05, "beta": 0.06}
 PAIR = 2  # batches that a dual divergence learns from in a step
 BATCHES = ref.batch(2, (PAIR, ref.ROWS))
 ROWS = [Transition(*(leaf[index] for leaf in ref.arrays(BATCHES))) for index in range(PAIR)]

@@ -16,7 +16,7 @@ from brac_plus_tf.objectives.multipliers import Multiplier
 
 SEED, GAMMA, TAU, RANGE, SAMPLES = base_seed(7), 0.9, 0.25, (-2.0, 0.5), 3
 TEMPERATURE, WEIGHT, FACTOR, ALPHA = 1.5, 0.8, 1.7, 0.3
-RATES = {"critic": 1e-3, "policy": 2e-3, "gap": 0.04, "alpha": 0.07}
+RATES = {"critic": 0.05, "policy": 0.04, "gap": 0.04, "alpha": 0.07}
 BATCH, DATA = ref.batch(), ref.arrays(ref.batch())
 
 

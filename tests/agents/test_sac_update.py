@@ -13,7 +13,7 @@ from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.objectives.multipliers import Multiplier
 
 SEED, GAMMA, TAU, SHARE, RANGE = base_seed(6), 0.9, 0.25, 0.75, (-2.0, 0.5)
-RATES = {"critic": 1e-3, "policy": 2e-3, "temperature": 0.07}
+RATES = {"critic": 0.05, "policy": 0.04, "temperature": 0.07}
 BATCH, DATA = ref.batch(), ref.arrays(ref.batch())
 
 
