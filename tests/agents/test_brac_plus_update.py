@@ -11,7 +11,7 @@ from agents import reference as ref
 from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
 from brac_plus_tf.core.randomness import Purpose, base_seed, fold
-from brac_plus_tf.models.behavior import VAEEnsemble
+from brac_plus_tf.models.behavior import VAEEnsemble, all_members, draw_one_member
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.divergences import KLUpperBound
@@ -24,20 +24,22 @@ FITS = {"behavior_fit": 4e-3, "initial_policy_fit": 5e-3, "initial_critic_fit": 
 BATCH, DATA = ref.batch(), ref.arrays(ref.batch())
 
 
-def make(samples: int = 1, target_samples: int = 1, entropy=MaximumEntropy) -> BRACPlus:
+def make(
+    samples: int = 1, target_samples: int = 1, entropy=MaximumEntropy, select=draw_one_member, **improvement
+) -> BRACPlus:
     """Small networks with random weights, multipliers away from 0 and 1, targets away from their sources."""
     agent = BRACPlus(
         Problem(ref.DIMENSIONS),
         0,
         actor=Actor((5,), (-2.0, 0.5)),
         critic=tiny.critic((5,), RATES["critic"], TAU, gamma=GAMMA, target_samples=target_samples),
-        behavior=VAEEnsemble(members=3, hidden_sizes=(5,), latent_size=Z, log_std_range=(-1.0, 0.5)),
+        behavior=VAEEnsemble(members=3, hidden_sizes=(5,), latent_size=Z, log_std_range=(-1.0, 0.5), select=select),
         initial_divergence=KLUpperBound(LATENTS + 1),
         divergence=KLUpperBound(LATENTS),
         multiplier=StateMultiplier((5,), RATES["multiplier"]),
         entropy=entropy(target=-1.3, initial=2.5, learning_rate=RATES["beta"]),
         penalty=GradientPenalty(WEIGHT),
-        improvement=Improvement(policy_learning_rate=RATES["policy"], policy_samples=samples),
+        improvement=Improvement(policy_learning_rate=RATES["policy"], policy_samples=samples, **improvement),
         **{name: Fit(learning_rate=rate, decay=(1.0,)) for name, rate in FITS.items()},
     )
     networks = (agent.actor, agent.critic, agent.target_critic, agent.behavior, agent.multiplier.network)
@@ -49,13 +51,14 @@ def make(samples: int = 1, target_samples: int = 1, entropy=MaximumEntropy) -> B
 class Reader:
     """The agent's numbers before its step, and Algorithm 1's losses of them."""
 
-    def __init__(self, agent: BRACPlus, samples: int = 1, target_samples: int = 1) -> None:
+    def __init__(self, agent: BRACPlus, samples: int = 1, target_samples: int = 1, everyone: bool = False) -> None:
         self.samples, self.target_samples = samples, target_samples
         self.actor, self.critic = ref.weights_of(agent.actor), ref.weights_of(agent.critic)
         self.target, self.multiplier = ref.weights_of(agent.target_critic), ref.weights_of(agent.multiplier.network)
         self.encoder, self.decoder = ref.weights_of(agent.behavior.encoder), ref.weights_of(agent.behavior.decoder)
         seed = fold(SEED, Purpose.BEHAVIOR_MEMBER)
-        self.member = int(tf.random.stateless_uniform([], seed, 0, 3, tf.int32, alg="philox"))
+        drawn = int(tf.random.stateless_uniform([], seed, 0, 3, tf.int32, alg="philox"))
+        self.members = range(3) if everyone else [drawn]
         self.beta, self.eps, self.eps_gp = (
             float(v) for v in (agent.entropy_multiplier.value, agent.thresholds.divergence, agent.thresholds.penalty)
         )
@@ -67,14 +70,18 @@ class Reader:
         return ref.Drawn(actor, observation, epsilon, (-2.0, 0.5)), observation
 
     def divergence(self, actor, latents: int = LATENTS) -> np.ndarray:
-        """Eq. 7 [B], mean over draws: KL to the decoder at latents of the encoder at the draw, and the latent's KL."""
+        """Eq. 7 [B], mean over draws and the models that count."""
+        return np.mean([self.divergence_from(member, actor, latents) for member in self.members], axis=0)
+
+    def divergence_from(self, member: int, actor, latents: int) -> np.ndarray:
+        """KL to the decoder at latents of the encoder at the draw, and the latent's KL, [B]."""
         drawn, observation = self.draw(actor)
         inputs = np.concatenate([observation, drawn.pre_tanh], axis=-1)
-        mean, deviation = ref.gaussian(ref.mlp(self.encoder, inputs, self.member), (-1.0, 0.5))
+        mean, deviation = ref.gaussian(ref.mlp(self.encoder, inputs, member), (-1.0, 0.5))
         latent = mean + deviation * ref.noise((latents, *mean.shape), SEED, Purpose.LATENT)
         inputs = np.concatenate([np.broadcast_to(observation, (latents, *observation.shape)), latent], axis=-1)
         # one component: its logit, which says nothing, then mean and deviation
-        decoded = ref.gaussian(ref.mlp(self.decoder, inputs, self.member)[..., 1:], (-1.0, 0.5))
+        decoded = ref.gaussian(ref.mlp(self.decoder, inputs, member)[..., 1:], (-1.0, 0.5))
         inner = ref.kl(drawn.mean, drawn.deviation, *decoded).mean(axis=0)
         return self.over_draws(inner + ref.kl(mean, deviation, 0.0, np.ones(Z)))
 
@@ -126,20 +133,21 @@ class Reader:
         return float((-raw * violation * ~resting).mean())
 
 
-def with_thresholds(agent: BRACPlus, samples: int, target_samples: int) -> Reader:
+def with_thresholds(agent: BRACPlus, *counts) -> Reader:
     """Both thresholds in the midst of the batch, and not at the same place."""
-    divergence = np.sort(Reader(agent, samples, target_samples).divergence(ref.weights_of(agent.actor)))
+    divergence = np.sort(Reader(agent, *counts).now)
     agent.thresholds.divergence.assign((divergence[1] + divergence[2]) / 2)
     agent.thresholds.penalty.assign((divergence[3] + divergence[4]) / 2)
-    return Reader(agent, samples, target_samples)
+    return Reader(agent, *counts)
 
 
 @pytest.mark.parametrize(
-    ("samples", "target_samples", "entropy", "sign"), [(1, 1, MaximumEntropy, 1.0), (2, 3, MinimumEntropy, -1.0)]
+    ("samples", "target_samples", "entropy", "sign", "select"),
+    [(1, 1, MaximumEntropy, 1.0, draw_one_member), (2, 3, MinimumEntropy, -1.0, all_members)],
 )
-def test_a_whole_main_step(samples, target_samples, entropy, sign):
-    agent = make(samples, target_samples, entropy)
-    before = with_thresholds(agent, samples, target_samples)
+def test_a_whole_main_step(samples, target_samples, entropy, sign, select):
+    agent = make(samples, target_samples, entropy, select)
+    before = with_thresholds(agent, samples, target_samples, select is all_members)
     moments = agent.thresholds.variables[2].numpy()
     metrics = agent.update(BATCH, SEED)
     new_critic = ref.weights_of(agent.critic)
@@ -229,3 +237,12 @@ def test_a_whole_step_of_the_behavior():
     ref.assert_gradient(agent._behavior_optimizer, agent.behavior.trainable_variables, gradient)
     after = [np.asarray(v, np.float64) for v in agent.behavior.trainable_variables]
     ref.assert_rate(start, after, gradient, FITS["behavior_fit"])
+
+
+def test_where_the_behavior_goes_on_learning_it_sees_the_batch_by_noise_of_its_own():
+    agent, other = make(train_behavior=True), make()
+    agent.update(BATCH, SEED)
+    rows = tf.nest.map_structure(lambda leaf: tf.stack([leaf] * 3), BATCH)
+    other.update_behavior(rows, fold(SEED, Purpose.BEHAVIOR_UPDATE))
+    for one, same in zip(agent.behavior.trainable_variables, other.behavior.trainable_variables, strict=True):
+        np.testing.assert_allclose(one, same, atol=1e-6)
