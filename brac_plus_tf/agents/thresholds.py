@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from brac_plus_tf.core.randomness import fold
 from brac_plus_tf.core.settings import HyperParameters
-from brac_plus_tf.objectives.metrics import RunningMoments
 
-_CHUNK = 1000  # states measured at a time
+_CHUNK = 250  # states measured at a time, by the models drawn for them: enough draws that the models' shares are even
 _FLOOR = (
     "its floor: so far apart are two sets of the behaviour policy's own samples, one with the least entropy allowed"
 )
@@ -78,25 +77,19 @@ class DivergenceThresholds:
         self._floor = None if floor is None else tf.function(floor, reduce_retracing=True, autograph=False)
         self.divergence = tf.Variable(0.0, trainable=False)
         self.penalty = tf.Variable(0.0, trainable=False)
-        self._moments = RunningMoments()  # of D(s), since the last renewal
 
     @property
     def variables(self) -> list[tf.Variable]:
-        return [self.divergence, self.penalty, self._moments.sums]
+        return [self.divergence, self.penalty]
 
-    def add(self, divergence: tf.Tensor) -> None:
-        """Takes in a minibatch's D(s) [B]; usable inside a compiled step."""
-        self._moments.add(divergence)
+    def renew_penalty(self, observation: tf.Tensor, seed: tf.Tensor) -> float:
+        """eps_GP <- mean + standard deviation of the current policy's D over observations [M, O]; returns the mean."""
+        divergence = _in_chunks(self._measure, observation, seed)
+        self.penalty.assign(divergence.mean() + divergence.std())
+        return float(divergence.mean())
 
-    def measure(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> None:
-        """Takes in the current policy's D(s) over observations [M, O], chunk by chunk, instead of what came before."""
-        self._moments.reset()
-        _add_chunks(self._moments, self._measure, observation, seed)
-
-    def fix_divergence(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> list[str]:
-        """eps_KL by the rule, from the mean of D over observations [M, O]; a warning if it can hardly be met."""
-        self.measure(observation, seed)
-        achieved = self._moments.mean()
+    def fix_divergence(self, achieved: float, observation: tf.Tensor, seed: tf.Tensor) -> list[str]:
+        """eps_KL by the rule, from the mean of the initial policy's D; a warning if it can hardly be met."""
         threshold = self.rule.resolve(achieved)
         self.divergence.assign(threshold)
         initial = (achieved, "the mean divergence of the initial policy")
@@ -109,24 +102,16 @@ class DivergenceThresholds:
             "met; use a larger value or RelativeThreshold"
         ]
 
-    def _known_floor(self, observation: np.ndarray | tf.Tensor, seed: tf.Tensor) -> list[tuple[float, str]]:
+    def _known_floor(self, observation: tf.Tensor, seed: tf.Tensor) -> list[tuple[float, str]]:
         if self._floor is None:
             return []
-        moments = RunningMoments()
-        _add_chunks(moments, self._floor, observation, seed)
         # the initial policy has come as near as it could only where it had this divergence to minimise
-        return [(moments.mean(), _FLOOR)]
-
-    def renew_penalty(self) -> None:
-        """eps_GP <- mean + standard deviation of D, which begins anew."""
-        # before the reset: the epoch that begins is judged by the one that ended
-        self.penalty.assign(self._moments.mean() + self._moments.standard_deviation())
-        self._moments.reset()
+        return [(float(_in_chunks(self._floor, observation, seed).mean()), _FLOOR)]
 
 
-def _add_chunks(
-    moments: RunningMoments, measure: Measure, observation: np.ndarray | tf.Tensor, seed: tf.Tensor
-) -> None:
+def _in_chunks(measure: Measure, observation: tf.Tensor, seed: tf.Tensor) -> np.ndarray:
+    """What is measured of observations [M, O], [M] float64."""
     # chunks of one size compile once; all states at once would need gigabytes
-    for index, start in enumerate(range(0, observation.shape[0], _CHUNK)):
-        moments.add(measure(tf.convert_to_tensor(observation[start : start + _CHUNK]), fold(seed, index)))
+    starts = enumerate(range(0, observation.shape[0], _CHUNK))
+    found = [measure(observation[start : start + _CHUNK], fold(seed, index)).numpy() for index, start in starts]
+    return np.concatenate(found).astype(np.float64)

@@ -101,8 +101,6 @@ class GradientPenalty(HyperParameters):
     """lambda ||grad_a min_j Q_j(s,a'')||^2 f(D(s) - eps_GP) (Eq. 10).
 
     weight: lambda. mask: f. size: how the gradient is measured.
-    over_dataset: measure eps_GP = mean + standard deviation of D by a pass over the whole dataset at the start of
-    each epoch; by default the epoch's own minibatches serve, which costs nothing.
     weight_rate, target: with a positive rate lambda <- max(weight, lambda + rate (mean penalty - target)) after each
     step (the authors' later code learns lambda); at 0 lambda stays what it is.
     """
@@ -110,7 +108,6 @@ class GradientPenalty(HyperParameters):
     weight: float = 0.1
     mask: Mask = heaviside
     size: GradientSize = squared_norm
-    over_dataset: bool = False
     weight_rate: float = 0.0
     target: float = 0.0
 

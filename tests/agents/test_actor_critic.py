@@ -11,6 +11,7 @@ from brac_plus_tf.agents.actor_critic import (
     ActorCritic,
     MaxQ,
     draw_policy,
+    gaussian_policies,
     mean_over_draws,
 )
 from brac_plus_tf.agents.base import Problem
@@ -55,6 +56,28 @@ def test_draws_have_the_moments_and_log_probabilities_of_the_policy():
     # change of variables: log N(u) + 2 log cosh(u), summed over the action
     expected = (stats.norm.logpdf(u, means(), deviations) + 2 * (np.logaddexp(u, -u) - math.log(2))).sum(axis=-1)
     np.testing.assert_allclose(draw.log_prob.numpy().reshape(3000, B), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_ways_to_act_are_the_mean_and_draws_of_the_policy():
+    """The mean by hand; draws, each row with a seed of its own, by the Gaussian's moments."""
+    policies, deviations = gaussian_policies(linear_actor(MEAN_KERNEL, MEAN_BIAS, [0.4, 1.3])), [0.4, 1.3]
+    mean, _ = policies["mean"].act(OBSERVATION, (), SEED)
+    np.testing.assert_allclose(mean, np.tanh(means()), atol=1e-6)
+    count = 4000
+    rows = tf.repeat(OBSERVATION[:1], count, axis=0)
+    own = tf.stack([tf.range(count), tf.range(count) * 7 + 3], axis=1)
+    drawn, _ = policies["sample"].act(rows, (), own)
+    u = np.arctanh(np.clip(drawn.numpy().astype(np.float64), -1 + 1e-7, 1 - 1e-7))
+    assert_mean(u, means()[0])
+    assert_mean((u - means()[0]) ** 2, np.square(deviations))
+
+
+def test_targets_begin_as_copies_of_their_critics():
+    learner = ActorCritic(Problem(Dimensions(O, A)), 0, Actor((4,)), tiny.critic((4,)), 0.1, MaxQ())
+    weights = learner.critic.get_weights(), learner.target_critic.get_weights()
+    for source, target in zip(*weights, strict=True):
+        np.testing.assert_array_equal(source, target)
+    assert any(weight.any() for weight in weights[0])
 
 
 def test_draws_are_differentiable_in_the_actors_weights():

@@ -78,7 +78,6 @@ def test_each_stage_changes_only_what_it_trains():
             "multiplier",
             "multiplier_optimizer",
             "entropy_multiplier",
-            "thresholds",
         },
     }
     for stage in agent.stages():
@@ -207,18 +206,32 @@ def test_one_trace_per_stage():
 
 
 def test_epoch_thresholds_by_hand():
-    """eps_GP is the mean plus standard deviation of the last epoch's D: 1, 2, 3, 6 have 3 + sqrt(3.5)."""
-    agent, dataset = make_agent(threshold=RelativeThreshold(1.5)), make_dataset()
-    agent._prepare_epoch(dataset, 0, SEED)
-    first_threshold = agent.thresholds.divergence.numpy()
-    agent.thresholds.add(tf.constant([1.0, 2.0]))
-    agent.thresholds.add(tf.constant([3.0, 6.0]))
-    agent._prepare_epoch(dataset, 10, SEED)
+    """eps_GP is the mean plus standard deviation of D as it is then: 1, 2, 3, 6 have 3 + sqrt(3.5); eps_KL stays."""
+    agent = make_agent(divergence=constant_divergence, threshold=RelativeThreshold(1.5))
+    fixed = tf.constant([[1.0], [2.0], [3.0], [6.0]]) * tf.eye(1, 5)
+    assert agent.thresholds.renew_penalty(fixed, SEED) == pytest.approx(3.0, rel=1e-6)
     assert agent.thresholds.penalty.numpy() == pytest.approx(3.0 + math.sqrt(3.5), rel=1e-6)
-    assert agent.thresholds.divergence.numpy() == first_threshold
-    agent.thresholds.add(tf.constant([7.0]))  # no value of the epoch before counts in the next
-    agent._prepare_epoch(dataset, 20, SEED)
-    assert agent.thresholds.penalty.numpy() == 7.0
+    # over more than one chunk, and of several sizes
+    first = np.random.default_rng(0).gamma(2.0, size=1111).astype(np.float32)
+    many = tf.constant(first[:, None] * np.eye(1, 5, dtype=np.float32))
+    assert agent.thresholds.renew_penalty(many, SEED) == pytest.approx(first.mean(), rel=1e-5)
+    assert agent.thresholds.penalty.numpy() == pytest.approx(first.mean() + first.std(), rel=1e-5)
+    assert agent.thresholds.divergence.numpy() == 0.0
+    assert agent.thresholds.fix_divergence(2.0, fixed, SEED) == []
+    assert agent.thresholds.divergence.numpy() == 3.5
+
+
+def test_each_epoch_is_judged_by_the_policy_it_begins_with():
+    """D = |mu - 1|^2, 2 at a mean of 0; after the policy has moved, and no minibatch has been seen, another."""
+    agent, dataset = make_agent(divergence=squared_mean, threshold=AbsoluteThreshold(9.0)), make_dataset()
+    found = []
+    for step, mean in ((0, 0.0), (10, 3.0), (20, 1.0)):
+        weights = [np.zeros_like(weight) for weight in agent.actor.get_weights()]
+        weights[-1][0, :2] = mean
+        agent.actor.set_weights(weights)
+        assert not agent._prepare_epoch(dataset, step, SEED).warnings
+        found.append(agent.thresholds.penalty.numpy())
+    assert found == pytest.approx([2.0, 8.0, 0.0], abs=1e-5) and agent.thresholds.divergence.numpy() == 9.0
 
 
 def constant_divergence(policy, pre_tanh_action, behavior, observation, seed):
@@ -268,14 +281,6 @@ def test_runs_that_differ_in_the_main_divergence_alone_share_the_initial_policy(
     settings = [make_agent(divergence=divergence).stages()[1].settings for divergence in (KLUpperBound(), MMD())]
     other = make_agent(initial_divergence=MMD()).stages()[1].settings
     assert settings[0] == settings[1] != other
-
-
-def test_threshold_over_the_dataset_is_exact():
-    first = np.linspace(1.0, 3.0, 400)
-    observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
-    agent = make_agent(divergence=constant_divergence, penalty=GradientPenalty(over_dataset=True))
-    agent._prepare_epoch(make_dataset(observation=observation), 10, SEED)
-    assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), rel=1e-5)
 
 
 def test_unreachable_threshold_warns_with_both_numbers():
