@@ -13,6 +13,7 @@ from brac_plus_tf.objectives.multipliers import (
     GlobalMultiplier,
     MaximumEntropy,
     MinimumEntropy,
+    Multiplier,
     StateMultiplier,
     StraightThrough,
     softplus_inverse,
@@ -165,3 +166,27 @@ def test_entropy_multiplier_by_hand(constraint, mean_entropy, expected_multiplie
 def test_thresholds():
     assert AbsoluteThreshold(2.4).resolve(1.5) == 2.4
     assert RelativeThreshold(0.5).resolve(1.5) == 2.0
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+@pytest.mark.parametrize("violation", [2.0, -0.5])
+def test_a_scalar_multiplier_rises_while_violated_and_falls_while_slack(logarithmic, violation):
+    """Adam's first step is its rate, of the multiplier or of its logarithm; at a rate of 0 it stays."""
+    multiplier = Multiplier(initial=3.0, learning_rate=0.25, logarithmic=logarithmic).build()
+    multiplier.ascend(tf.constant(violation))
+    step = math.copysign(0.25, violation)
+    assert float(multiplier()) == pytest.approx(3.0 * math.exp(step) if logarithmic else 3.0 + step, rel=1e-5)
+    fixed = Multiplier(initial=3.0, learning_rate=0.0, logarithmic=logarithmic).build()
+    fixed.ascend(tf.constant(violation))
+    assert float(fixed()) == pytest.approx(3.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_a_scalar_multiplier_comes_back_from_the_end_of_its_range_at_once(logarithmic):
+    multiplier = Multiplier(1.0, 0.1, minimum=0.5, maximum=1.5, logarithmic=logarithmic).build()
+    for _ in range(50):
+        multiplier.ascend(tf.constant(1.0))
+    assert float(multiplier()) == pytest.approx(1.5, rel=1e-6)
+    for _ in range(60):  # Adam's own moments turn within these
+        multiplier.ascend(tf.constant(-1.0))
+    assert float(multiplier()) == pytest.approx(0.5, rel=1e-6)
