@@ -82,7 +82,8 @@ def test_numbers_whose_squares_do_not_fit_are_refused_with_their_row(tmp_path, d
 
 def test_moments_over_blocks_are_those_of_all_rows():
     """By the message: the mean and standard deviation that numpy finds over the whole."""
-    values = 1e9 + np.random.default_rng(0).normal(scale=3.0, size=(999, 2))
+    drift = np.linspace(-9.0, 9.0, 999)[:, None]  # so that blocks differ in their means
+    values = 1e9 + drift + np.random.default_rng(0).normal(scale=3.0, size=(999, 2))
     loss = RoundingLoss()
     for block in (values[:10], values[10:10], values[10:700], values[700:]):
         loss.add(block, block.astype(np.float32))
