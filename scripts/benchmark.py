@@ -52,15 +52,16 @@ def random_dataset(dimensions: Dimensions, rows: int) -> OfflineDataset:
     """Normal observations, uniform actions and rewards, a terminal in every hundredth row."""
     generator = np.random.default_rng(0)
     observation, action = dimensions
+    states = generator.normal(size=(rows + 1, observation))
     arrays = {
-        "observations": generator.normal(size=(rows, observation)),
+        "observations": states[:-1],
         "actions": generator.uniform(-0.9, 0.9, size=(rows, action)),
         "rewards": generator.uniform(size=rows),
         "terminals": np.arange(rows) % 100 == 0,
         "timeouts": np.zeros(rows, bool),
-        "next_observations": generator.normal(size=(rows, observation)),
+        "next_observations": states[1:],
     }
-    return dataset_from_arrays(arrays, rewards=None)
+    return dataset_from_arrays(arrays, rewards=None, action_low=-1.0, action_high=1.0)
 
 
 # What a step computes -------------------------------------------------------------------------------------------------

@@ -94,7 +94,9 @@ def test_a_disk_that_may_only_be_read(disk, whole, tmp_path):
     assert "Read-only file system" in the_error(train(root / "new", dataset))
     assert "cannot be written" in the_error(tiny.run_here("evaluate", f"--run_dir={run}", "--episodes=1"))
     assert "cannot be written" in the_error(tiny.run_here("export", f"--run_dir={run}", f"--output={root / 'policy'}"))
-    assert "cannot be written" in the_error(tiny.run_here("inspect_dataset", dataset, f"--output={root}"))
+    assert "cannot be written" in the_error(
+        tiny.run_here("inspect_dataset", dataset, f"--output={root / 'returns.png'}")
+    )
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     # reading from it works
     assert tiny.run_here("export", f"--run_dir={run}", f"--output={tmp_path / 'policy'}").status == 0

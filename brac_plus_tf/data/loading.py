@@ -106,7 +106,7 @@ def load_dataset(
       action_low, action_high: action bounds [A] or one for all, of data whose task is unknown and that state none; if
         one of the two is None, it is -1 or 1; if both are, and nobody knows, [-1, 1], with a warning.
     Raises:
-      UserError: naming the file, key and row of whatever is missing or wrong, or what contradicts another.
+      UserError: naming file, key and row of what is missing or wrong, or what contradicts another.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
@@ -114,11 +114,10 @@ def load_dataset(
     task = task or dataset_task(names[0])
     settings = _Settings(task, normalize_observations, rewards, allow_longer_episodes, action_low, action_high)
     stated = {name: stated_by(name) for name in names}
-    parts, bounds = list[_Part](), None
+    parts, bounds = list[_Part](), (np.zeros(0), np.zeros(0))
     for name, rows in zip(names, _read(names, search, task), strict=True):
-        bounds = bounds or settings.action_range(stated, rows.dimensions.action)
+        bounds = bounds if parts else settings.action_range(stated, rows.dimensions.action)
         parts.append(_part(rows, settings, bounds, stated[name].horizon))
-    assert bounds is not None
     return _dataset(parts, settings, bounds, contents_sha256(names, search), _one_discount(stated))
 
 
