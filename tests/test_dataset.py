@@ -313,4 +313,4 @@ def test_starts_of_any_places(gaps, length):
     for row in range(1, len(gaps)):
         step[row] = 0 if gaps[row] == 0 else step[row - 1] + gaps[row]
     expected = [row for row in range(len(gaps) - length + 1) if all(gap == 1 for gap in gaps[row + 1 : row + length])]
-    assert segment_starts(Places(episode, step), length).tolist() == expected
+    assert segment_starts(Places(episode, step, np.ones(len(step), bool)), length).tolist() == expected

@@ -20,6 +20,7 @@ ROOMS["collection"] = {"core", "environments", "data", "policies"}
 ROOMS["comparison"] = {"core", "data", "runs"}
 # the other modules of agents/ are algorithms
 SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}
+SHARED_AGENTS |= {"learned_dynamics", "termination"}
 
 
 def imports(path: pathlib.Path, package: pathlib.Path) -> set[tuple[str, ...]]:

@@ -127,7 +127,7 @@ def make_dataset(rows: int = 30, dimensions: Dimensions = DIMENSIONS, seed: int 
     zeros, ones = np.zeros(action, np.float32), np.ones(action, np.float32)
     scaling = Scaling(np.zeros(observation, np.float32), np.ones(observation, np.float32), zeros, ones)
     transitions = Transition(*(np.asarray(column, np.float32) for column in columns))
-    places = Places(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32))
+    places = Places(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32), np.ones(rows, bool))
     episodes = RecordedEpisodes(transitions.reward.sum(keepdims=True), np.array([rows]), np.array([True]))
     return OfflineDataset(transitions, places, episodes, scaling, Origin(("tiny",), (rows,), "0" * 64))
 

@@ -47,6 +47,7 @@ class Problem:
     task: Task | None = None
     reward_range: tuple[float, float] | None = None
     discount: float | None = None
+    terminals: int | None = None
 
 
 # Drawing batches --------------------------------------------------------------------------------------------------
@@ -90,10 +91,14 @@ Update = Callable[..., Metrics]
 
 
 class Preparation(NamedTuple):
-    """What was found before an epoch: warnings for the user, and metrics that are recorded at its first step."""
+    """What was found before an epoch: warnings for the user, and metrics that are recorded at its first step.
+
+    finished: the stage has nothing more to gain; it ends here, short of its `steps`.
+    """
 
     warnings: Sequence[str] = ()
     metrics: Mapping[str, float] = types.MappingProxyType({})
+    finished: bool = False
 
 
 Prepare = Callable[[TransitionSource, int, tf.Tensor], Preparation]
@@ -146,7 +151,9 @@ class Stage:
     update: (batch, seed [2]) -> metrics (scalars), pure TensorFlow, traced once.
     needs_step: whether `update` is also given the step, a scalar int32 that counts from 0, as a delayed policy needs.
     epoch_steps: how often `prepare` runs; also the unit of evaluation.
-    prepare: (dataset, step, seed [2]) -> warnings and metrics; runs eagerly before the first step of each epoch.
+    prepare: (dataset, step, seed [2]) -> warnings and metrics; runs eagerly before the first step of each epoch, and
+      may end the stage.
+    conclude: the same, once, after the last step.
     watch: (dataset, step, metrics) -> warnings by topic, after each epoch; the loop shows each topic once.
     evaluate: whether the policy is worth evaluating during the stage.
     writes: names of the components (see `Agent.components`) that the stage changes, if it may be reused by other
@@ -160,6 +167,7 @@ class Stage:
     update: Update
     epoch_steps: int
     prepare: Prepare = no_preparation
+    conclude: Prepare = no_preparation
     watch: Watch = no_watch
     evaluate: bool = False
     writes: tuple[str, ...] = ()

@@ -102,7 +102,7 @@ class OfflineDataset:
           Transition of float32 tensors [*shape, ..].
         """
         count = self.number_of_transitions
-        return self._gather(tf.random.stateless_uniform(shape, seed, 0, count, tf.int32, alg="philox"))
+        return self.rows(tf.random.stateless_uniform(shape, seed, 0, count, tf.int32, alg="philox"))
 
     def sample_segments(self, count: int, length: int, seed: tf.Tensor) -> Transition:
         """Draws stretches of consecutive steps of one episode, uniformly with replacement over all that there are.
@@ -118,9 +118,10 @@ class OfflineDataset:
         """
         starts = self._segment_starts(length)
         drawn = tf.random.stateless_uniform([count], seed, 0, len(starts), tf.int32, alg="philox")
-        return self._gather(tf.gather(starts, drawn)[:, None] + tf.range(length))
+        return self.rows(tf.gather(starts, drawn)[:, None] + tf.range(length))
 
-    def _gather(self, index: tf.Tensor) -> Transition:
+    def rows(self, index: tf.Tensor) -> Transition:
+        """The transitions of these numbers, int32 of any shape [*shape]: Transition of float32 tensors [*shape, ..]."""
         return Transition(*(tf.gather(tensor, index) for tensor in self.tensors))
 
     @functools.cached_property
@@ -172,7 +173,7 @@ class OfflineDataset:
         part = f"{self.origin.part}; {part}" if self.origin.part else part
         return OfflineDataset(
             Transition(*(array[kept] for array in self.transitions)),
-            Places(episode.astype(np.int32), self.places.step[kept]),
+            Places(episode.astype(np.int32), self.places.step[kept], self.places.known[kept]),
             RecordedEpisodes(*(column[numbers] for column in self.episodes)),
             self.scaling,
             dataclasses.replace(self.origin, part=part),

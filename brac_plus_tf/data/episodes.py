@@ -58,10 +58,13 @@ class Places(NamedTuple):
 
     Both grow with the row, so that a stretch of H transitions is one of consecutive steps exactly where the episode of
     its ends is the same and their steps differ by H - 1.
+    known [M] bool: whether the transition's next observation was recorded. Where an episode ended by a terminal and
+    none was, that of the transition is a stand-in which no value depends on, and no model may learn from.
     """
 
     episode: np.ndarray
     step: np.ndarray
+    known: np.ndarray
 
 
 def cut_rows(rows: Rows, horizon: int | None) -> np.ndarray:
@@ -178,7 +181,7 @@ def to_transitions(rows: Rows, cuts: np.ndarray) -> tuple[Transition, Places]:
     next_actions = rows.actions[following]
     for row, action in rows.following_actions.items():
         next_actions[row] = action
-    places = _places(ends)
+    places = _places(ends, recorded=rows.next_observations is not None)
     if rows.next_observations is not None:
         stored = rows.next_observations
         return Transition(rows.observations, rows.actions, rows.rewards, discount, stored, next_actions), places
@@ -195,8 +198,8 @@ def to_transitions(rows: Rows, cuts: np.ndarray) -> tuple[Transition, Places]:
     return transitions, Places(*(column[kept] for column in places))
 
 
-def _places(ends: np.ndarray) -> Places:
+def _places(ends: np.ndarray, recorded: bool) -> Places:
     first = np.append(True, ends[:-1])
     row = np.arange(len(ends), dtype=np.int32)
     start = np.maximum.accumulate(row * first)
-    return Places(np.cumsum(first, dtype=np.int32) - 1, row - start)
+    return Places(np.cumsum(first, dtype=np.int32) - 1, row - start, ~ends | recorded)

@@ -256,7 +256,7 @@ def _joined(parts: list[_Part]) -> tuple[Transition, Places, RecordedEpisodes]:
     numbers = [part.places.episode + start.astype(np.int32) for part, start in zip(parts, first, strict=True)]
     return (
         Transition(*_columns(part.transitions for part in parts)),
-        Places(np.concatenate(numbers), np.concatenate([part.places.step for part in parts])),
+        Places(np.concatenate(numbers), *_columns(part.places[1:] for part in parts)),
         RecordedEpisodes(*_columns(part.episodes for part in parts)),
     )
 

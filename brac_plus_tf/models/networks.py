@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import gin
 import tensorflow as tf
@@ -12,38 +14,71 @@ from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.distributions import Distribution, diagonal_gaussian, split_gaussian
 
+Function = Callable[[tf.Tensor], tf.Tensor]
+Initializer = Callable[[int, int], Callable[[tuple[int, ...], str], tf.Tensor]]
+
+
+def glorot_uniform(seed: int, fan_in: int) -> Callable[[tuple[int, ...], str], tf.Tensor]:
+    """Uniform with variance 2 / (fan_in + fan_out)."""
+    del fan_in
+    return tf.keras.initializers.GlorotUniform(seed=seed)
+
+
+def truncated_normal(seed: int, fan_in: int) -> Callable[[tuple[int, ...], str], tf.Tensor]:
+    """Normal with deviation 1 / (2 sqrt(fan_in)), cut at two of them: PETS' and MBPO's dynamics."""
+    return tf.keras.initializers.TruncatedNormal(stddev=0.5 / math.sqrt(fan_in), seed=seed)
+
+
+class Layers(NamedTuple):
+    """activation: of the hidden layers. initializer: (seed, fan_in) -> how a kernel starts; biases start at 0."""
+
+    activation: Function = tf.nn.relu
+    initializer: Initializer = glorot_uniform
+
 
 class EnsembleMLP(tf.keras.layers.Layer):
-    """E independent ReLU networks of equal shape, their weights stacked as [E, in, out].
+    """E independent networks of equal shape, their weights stacked as [E, in, out].
 
     Stacking lets a member be drawn inside a compiled step with one gather. The members run one after another:
     XLA's batched matrix product on CPU loses half its speed in the backward pass.
     """
 
     def __init__(
-        self, members: int, input_size: int, hidden_sizes: tuple[int, ...], output_size: int, seed: int, name: str
+        self,
+        members: int,
+        input_size: int,
+        hidden_sizes: tuple[int, ...],
+        output_size: int,
+        seed: int,
+        name: str,
+        layers: Layers = Layers(),
     ) -> None:
         super().__init__(name=name)
-        self.members = members
+        self.members, self._activation = members, layers.activation
         self._kernels, self._biases = [], []
         sizes = (input_size, *hidden_sizes, output_size)
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             # a seed for each member and layer: members that began alike would remain one
-            glorot = [
-                tf.keras.initializers.GlorotUniform(seed=initializer_seed(seed, f"{name}/{member}/{layer}"))
+            starts = [
+                layers.initializer(initializer_seed(seed, f"{name}/{member}/{layer}"), fan_in)
                 for member in range(members)
             ]
             self._kernels.append(
                 self.add_weight(
                     name=f"kernel_{layer}",
                     shape=(members, fan_in, fan_out),
-                    initializer=lambda shape, dtype, glorot=glorot: tf.stack([g(shape[1:], dtype) for g in glorot]),
+                    initializer=lambda shape, dtype, starts=starts: tf.stack([s(shape[1:], dtype) for s in starts]),
                 )
             )
             self._biases.append(self.add_weight(name=f"bias_{layer}", shape=(members, fan_out), initializer="zeros"))
         self.built = True
 
-    def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> Callable[[tf.Tensor], tf.Tensor]:
+    @property
+    def kernels(self) -> list[tf.Variable]:
+        """Those of the layers in order, [E, in, out] each."""
+        return self._kernels
+
+    def member(self, index: int | tf.Tensor, compute_dtype: str = "float32") -> Function:
         """One member as a function [.., in] -> [.., out]; `index` may be a tensor drawn inside the graph.
 
         compute_dtype: of the layers between the float32 inputs and outputs.
@@ -52,29 +87,30 @@ class EnsembleMLP(tf.keras.layers.Layer):
         def take(weight: tf.Tensor) -> tf.Tensor:
             return tf.cast(weight[index] if isinstance(index, int) else tf.gather(weight, index), compute_dtype)
 
-        return _forward([take(kernel) for kernel in self._kernels], [take(bias) for bias in self._biases])
+        kernels, biases = ([take(weight) for weight in weights] for weights in (self._kernels, self._biases))
+        return _forward(kernels, biases, self._activation)
 
-    def every_member(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+    def every_member(self) -> list[Function]:
         """All members as functions, for learning them: the gradient of unstacking is one stack, where that of each
         member's slice is as large as all of them together.
         """
         kernels, biases = (zip(*map(tf.unstack, weights), strict=True) for weights in (self._kernels, self._biases))
-        return [_forward(list(kernel), list(bias)) for kernel, bias in zip(kernels, biases, strict=True)]
+        return [_forward(kernel, bias, self._activation) for kernel, bias in zip(kernels, biases, strict=True)]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """All members on the same inputs: [B, in] -> [E, B, out]."""
         return tf.stack([member(inputs) for member in self.every_member()])
 
 
-def _forward(kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """[.., in] -> [.., out] through ReLU layers, computed in the weights' type between float32 inputs and outputs."""
+def _forward(kernels: Sequence[tf.Tensor], biases: Sequence[tf.Tensor], activation: Function) -> Function:
+    """[.., in] -> [.., out] through the layers, computed in the weights' type between float32 inputs and outputs."""
 
     def forward(inputs: tf.Tensor) -> tf.Tensor:
         # as one matrix, whatever the leading axes: one large product is faster than a batch of small ones
         leading = tf.shape(inputs)[:-1]
         hidden = tf.cast(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernels[0].dtype)
         for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
-            hidden = tf.nn.relu(tf.matmul(hidden, kernel) + bias)
+            hidden = activation(tf.matmul(hidden, kernel) + bias)
         outputs = tf.cast(tf.matmul(hidden, kernels[-1]) + biases[-1], tf.float32)
         if inputs.shape.rank == 2:
             return outputs

@@ -107,7 +107,9 @@ class DeployedPolicy(Acting, tf.Module):
             # optimiser slots and the like, which acting does not read, stay out of the export
             used = {id(variable) for function in signatures.values() for variable in function.variables}
             module.policy_state = [variable for variable in self._variables if id(variable) in used]
-            tf.saved_model.save(module, str(temporary), signatures=signatures)
+            # an action is not differentiated: the gradients that some operations bring along are no part of a policy
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+            tf.saved_model.save(module, str(temporary), signatures=signatures, options=options)
             check_saved_model(temporary)
             content = {
                 "observation_size": self.dimensions.observation,

@@ -98,7 +98,8 @@ def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
     """What an agent is told of the data it will learn from."""
     reward = dataset.transitions.reward
     reward_range = (float(reward.min()), float(reward.max()))
-    return Problem(dataset.dimensions, dataset.scaling, task, reward_range, dataset.origin.discount)
+    terminals = int((dataset.transitions.discount == 0.0).sum())
+    return Problem(dataset.dimensions, dataset.scaling, task, reward_range, dataset.origin.discount, terminals)
 
 
 class Session:

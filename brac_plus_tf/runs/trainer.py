@@ -9,7 +9,7 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Agent, Stage, TransitionSource, named_variables, state_of
+from brac_plus_tf.agents.base import Agent, Preparation, Prepare, Stage, TransitionSource, named_variables, state_of
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, base_seed, fold
 from brac_plus_tf.core.settings import HyperParameters
@@ -108,8 +108,8 @@ class _Training:
         """Stage number `index` from `step` to its end."""
         stage, seed = self.stages[index], fold(base_seed(self.run.seed), index)
         while step < stage.steps:
-            if step % stage.epoch_steps == 0:
-                self._prepare(stage, step, seed)
+            if step % stage.epoch_steps == 0 and self._report(stage, step, stage.prepare, seed).finished:
+                break
             start, step = step, self._end_of_call(stage, step)
             means = self._take_steps(run_steps, stage, start, step)
             if step % stage.epoch_steps == 0 or step == stage.steps:
@@ -120,6 +120,7 @@ class _Training:
                 self.run.record.save(self.variables, Position(index, step))
             if self.stopping:
                 raise Interrupted(f"{stage.name} step {step}", self.stopping[0])
+        self._report(stage, step, stage.conclude, seed)
 
     def _end_of_call(self, stage: Stage, step: int) -> int:
         """Calls end at multiples of their length, and where an epoch or the stage ends."""
@@ -133,12 +134,14 @@ class _Training:
     def _checkpoint_is_due(self, start: int, step: int) -> bool:
         return start // self.run.loop.checkpoint_interval != step // self.run.loop.checkpoint_interval
 
-    def _prepare(self, stage: Stage, step: int, seed: tf.Tensor) -> None:
-        found = stage.prepare(self.run.dataset, step, fold(seed, Purpose.EPOCH, step))
+    def _report(self, stage: Stage, step: int, find: Prepare, seed: tf.Tensor) -> Preparation:
+        """What a stage finds before an epoch or at its end, shown and recorded."""
+        found = find(self.run.dataset, step, fold(seed, Purpose.EPOCH, step))
         for warning in found.warnings:
             self._warn(stage, "", f"{stage.name}: {warning}")
         if found.metrics:
             self.run.record.write_metrics(stage.name, step, found.metrics)
+        return found
 
     def _take_steps(self, run_steps: RunSteps, stage: Stage, start: int, step: int) -> dict[str, float]:
         """One compiled call; a loss, gradient or variable that is not finite ends the run: Adam keeps every gradient.

@@ -38,6 +38,12 @@ SMALL = {
     "decay": (1.0,),
     "policy_decay": (1.0,),
     "tau": 0.25,
+    "weight_decay": (1e-4, 1e-4),
+    "epoch_steps": 10,
+    "evaluation_steps": 10,
+    "holdout_size": 50,
+    "starts": 24,
+    "chunk": 16,
 }
 RATES = {"learning_rate", "policy_learning_rate"}
 
