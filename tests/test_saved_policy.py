@@ -200,7 +200,7 @@ def test_what_is_there_already_stays(tmp_path, kind):
     assert os.listdir(tmp_path) == ["policy"]
 
 
-def save_half(module, directory, signatures):
+def save_half(module, directory, signatures, options):
     os.makedirs(directory)
     with open(os.path.join(directory, "saved_model.pb"), "wb") as file:
         file.write(b"half")

@@ -66,7 +66,8 @@ def optimize_trajectory(
     # softmax takes the largest off first: exp(kappa R) alone would overflow from 88 on
     weight = tf.nn.softmax(_by_episode(weights[0] * total + weights[1] * gathered, count), axis=-1)
     mean = tf.einsum("en,enha->eha", weight, _by_episode(actions, count))
-    return Plans(mean, 1.0 / tf.reduce_sum(tf.square(weight), axis=-1))
+    # the mean of actions within bounds leaves them by what weights round to more than one
+    return Plans(tf.clip_by_value(mean, -1.0, 1.0), 1.0 / tf.reduce_sum(tf.square(weight), axis=-1))
 
 
 def _roll_out(
