@@ -560,6 +560,77 @@ def test_a_stage_that_is_evaluated_on_the_way_is_not_taken_from_another_run(tmp_
         assert run.rows("first", "evaluation/return_mean") == {12: 1.0, 13: 1.0}
 
 
+# Stages that end early ----------------------------------------------------------------------------------------------
+
+
+class Ending(TinyAgent):
+    """Its first stage of up to 30 steps has enough before the third epoch, and concludes by moving `weight`."""
+
+    def __init__(self, on_call=lambda what, step: None, **more) -> None:
+        super().__init__(steps=(30, 22), **more)
+        self._on_call, self.concluded = on_call, []
+
+    def stages(self):
+        first, second = super().stages()
+        return dataclasses.replace(first, prepare=self._enough, conclude=self._conclude), second
+
+    def _enough(self, dataset, step, seed):
+        self._on_call("enough", step)
+        return self._prepare("first", step, seed)._replace(metrics={"asked": float(step)}, finished=step == 12)
+
+    def _conclude(self, dataset, step, seed):
+        self._on_call("conclude", step)
+        self.concluded.append(step)
+        self.weight.assign(2.0 * self.weight + standard_normal([], seed))
+        return Preparation(["that is all"], {"concluded": float(step)})
+
+
+def test_a_stage_ends_where_its_preparation_says_and_is_concluded_once(tmp_path, caplog):
+    agent, run = Ending(), Run(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run.train(agent)
+    assert list(run.rows("first", "count")) == [4, 6, 8, 12] and list(run.rows("second", "count"))[-1] == 22
+    assert run.rows("first", "asked") == {0: 0, 6: 6, 12: 12} and run.rows("first", "concluded") == {12: 12}
+    assert agent.concluded == [12] and caplog.text.count("first: that is all") == 1
+
+
+def test_a_stage_that_is_not_ended_is_concluded_after_its_last_step(tmp_path):
+    agent, run = Ending(), Run(tmp_path)
+    agent._enough = lambda dataset, step, seed: Preparation()
+    run.train(agent)
+    assert agent.concluded == [30] and list(run.rows("first", "count"))[-1] == 30
+
+
+def test_an_early_end_is_reused_with_what_concluded_it(tmp_path, capsys):
+    runs, agents = [Run(tmp_path), Run(tmp_path)], [Ending(), Ending()]
+    runs[1].directory = tmp_path / "other"
+    for run, agent in zip(runs, agents, strict=True):
+        run.train(agent)
+    assert agents[1].updates["first"] == 0 and agents[1].concluded == []
+    assert "first: 12 steps reused" in capsys.readouterr().out
+    assert_same_bits(values(agents[0]), values(agents[1]))
+    assert runs[0].metrics == runs[1].metrics
+
+
+@pytest.mark.parametrize("moment", [("enough", 6), ("enough", 12), ("conclude", 12)], ids=str)
+@pytest.mark.parametrize("act", ["stop", "crash"])
+def test_an_early_end_survives_any_interruption(tmp_path, moment, act):
+    expected, whole = Run(tmp_path / "whole"), Ending()
+    expected.train(whole)
+    run = Run(tmp_path / "cut")
+
+    def on_call(*what):
+        if what == moment:
+            {"stop": stop, "crash": crash}[act]()
+
+    with pytest.raises((Interrupted, CrashError)):
+        run.train(Ending(on_call))
+    resumed = Ending()
+    run.train(resumed)
+    assert_same_bits(values(resumed), values(whole))
+    assert run.metrics == expected.metrics
+
+
 # Numbers that are not finite -----------------------------------------------------------------------------------------
 
 

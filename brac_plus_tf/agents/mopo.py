@@ -91,7 +91,7 @@ class MOPO(SoftActorCritic):
         self._uncertainty, self._penalty_weight = uncertainty, penalty_weight
         capacity = imagination.starts * imagination.length * imagination.retained_epochs
         self.imagined = RingBuffer(problem.dimensions, capacity if self._model_rows else 1)
-        self._imagine_chunk = tf.function(self.imagine, autograph=False, jit_compile=True)
+        self._imagine_chunk = tf.function(self.imagine, autograph=False)
 
     @property
     def _real_rows(self) -> int:

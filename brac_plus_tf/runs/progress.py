@@ -49,9 +49,9 @@ class TrainingProgress:
         self._score = shown_score(scores, self._episodes)
         self._note()
 
-    def reused(self, stage: Stage) -> None:
-        """A stage was found finished."""
-        self.say(f"{stage.name}: {stage.steps} steps reused from an equal run")
+    def reused(self, stage: Stage, steps: int) -> None:
+        """A stage was found finished after so many steps."""
+        self.say(f"{stage.name}: {steps} steps reused from an equal run")
 
     def warn(self, text: str) -> None:
         """Something the user should know."""

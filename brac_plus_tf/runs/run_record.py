@@ -34,6 +34,11 @@ class StageReport(NamedTuple):
     rows: list[MetricRow]
     warnings: list[Warned]
 
+    @property
+    def steps(self) -> int:
+        """Those that it took."""
+        return max((row.step for row in self.rows), default=0)
+
     @classmethod
     def from_json(cls, content: Any) -> "StageReport":
         """Back from JSON, which holds the same text for a number as metrics.csv: the shortest that gives it again."""

@@ -81,7 +81,7 @@ def run(training_run: TrainingRun) -> None:
             reusable = cache and step == 0 and not (stage.evaluate and evaluate)
             if reusable and cache and (report := cache.load(stages, index)):
                 record.repeat(report)
-                progress.reused(stage)
+                progress.reused(stage, report.steps)
             else:
                 with progress.stage(stage, step):
                     seed = fold(base_seed(training_run.seed), index)

@@ -106,7 +106,8 @@ def test_defaults_of_a_stage_and_a_policy():
     """A stage that says nothing may not be reused, is not evaluated and prepares nothing; a policy needs no seed."""
     stage = Stage("main", 10, uniform_rows(4), lambda batch, seed: {}, epoch_steps=1)
     assert (stage.writes, stage.settings, stage.evaluate) == ((), (), False)
-    assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == ((), {})
+    assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == ((), {}, False)
+    assert stage.conclude is stage.prepare
     assert not Policy(lambda observation, state, seed: (observation, state)).seeded
 
 

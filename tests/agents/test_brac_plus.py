@@ -245,7 +245,7 @@ def test_first_thresholds_are_measured_on_the_data():
     observation = np.concatenate([first[:, None], np.zeros((400, 4))], axis=1)
     agent = make_agent(divergence=constant_divergence, threshold=RelativeThreshold(1.5))
     found = agent._prepare_epoch(make_dataset(observation=observation), 0, SEED)
-    assert found == ([], {})
+    assert found == ([], {}, False)
     assert agent.thresholds.divergence.numpy() == pytest.approx(2.0 + 1.5, abs=0.03)
     assert agent.thresholds.penalty.numpy() == pytest.approx(2.0 + first.std(), abs=0.03)
 

@@ -155,8 +155,8 @@ def test_between_the_datas_mean_action_and_the_best_one(weight, expected):
     action = np.clip(-0.3 + 0.5 * generator.normal(size=(2000, 1)), -0.99, 0.99)
     mean = action.mean()
     dataset = tiny.one_state_dataset(action, -np.square(action[:, 0] - 0.6))
-    training = Training(epochs=1, steps_per_epoch=4000, batch_size=100, policy_learning_rate=1e-2)
-    critic = tiny.critic((32, 32), learning_rate=3e-3)
+    training = Training(epochs=1, steps_per_epoch=4000, batch_size=100, policy_learning_rate=3e-3)
+    critic = tiny.critic((32, 32), learning_rate=1e-3)
     agent = TD3BC(
         Problem(dataset.dimensions), 0, actor=DeterministicActor(()), critic=critic, training=training, weight=weight
     )
