@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
 from brac_plus_tf.agents.base import Agent, Stage
+from brac_plus_tf.agents.mopo import MOPO
 from brac_plus_tf.command_line import run_command
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_json
@@ -70,8 +71,12 @@ def random_dataset(dimensions: Dimensions, rows: int) -> OfflineDataset:
 def count_products(stage: Stage, dataset: OfflineDataset) -> collections.Counter[Product]:
     """The matrix products of one gradient step, by shape, in its graph as traced."""
     _ = dataset.tensors
-    step = tf.function(lambda index: take_step(stage, dataset, base_seed(0), index), autograph=False)
-    graph = step.get_concrete_function(tf.TensorSpec([], tf.int32)).graph
+    return products_of(lambda index: take_step(stage, dataset, base_seed(0), index), tf.constant(0))
+
+
+def products_of(function: Callable[..., object], *arguments: object) -> collections.Counter[Product]:
+    """The matrix products of a function of tensors, by shape, in its graph as traced."""
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
     products: collections.Counter[Product] = collections.Counter()
     for operation in graph.get_operations():
         if operation.type not in ("MatMul", "BatchMatMulV2"):
@@ -165,11 +170,51 @@ class Setting:
             self.calls.append(functools.partial(run_steps, 0))
 
 
-def measure(setting: Setting, steps: int, windows: int, work: int) -> list[dict[str, object]]:
-    """One row for each stage; each window of steps is followed by one of the limit: noise meets both alike."""
+class Work(NamedTuple):
+    """Something whose speed is measured: call(n) does it n times; products: the matrix products of one."""
+
+    name: str
+    call: Callable[[int], object]
+    products: collections.Counter[Product]
+    compile_seconds: float
+
+
+def stage_work(setting: Setting) -> Iterator[Work]:
+    """A gradient step of each stage."""
+    for stage, call, seconds in zip(setting.stages, setting.calls, setting.compile_seconds, strict=True):
+        yield Work(stage.name, call, count_products(stage, setting.dataset), seconds)
+
+
+def model_work(setting: Setting, episodes: int) -> Iterator[Work]:
+    """What a model of the dynamics is asked beside them: a chunk of imagined transitions, an action of a planner."""
+    agent, seed = setting.agent, base_seed(0)
+    if isinstance(agent, MOPO):
+        settings = agent.settings["imagination"]  # type: ignore[attr-defined]
+        chunk = min(settings.chunk, settings.starts)
+        starts = setting.dataset.sample((chunk,), seed).observation
+        yield timed(f"imagined from {chunk:,} states", agent.imagine, starts, seed)
+    for name, policy in agent.policies().items():
+        if tf.nest.flatten(policy.initial_state(1)):
+            observation = setting.dataset.sample((episodes,), seed).observation
+            yield timed(f"{name} in {episodes} episodes", policy.act, observation, policy.initial_state(episodes), seed)
+
+
+def timed(name: str, function: Callable[..., object], *arguments: object) -> Work:
+    """The compiled function called again and again with the same arguments."""
+    compiled, start = tf.function(function, autograph=False), time.perf_counter()
+    compiled(*arguments)
+
+    def call(count: int) -> None:
+        for _ in range(count):
+            tf.nest.map_structure(lambda leaf: leaf.numpy(), compiled(*arguments))
+
+    return Work(name, call, products_of(function, *arguments), time.perf_counter() - start)
+
+
+def measure(works: Iterable[Work], steps: int, windows: int, work: int) -> list[dict[str, object]]:
+    """One row for each; each window of steps is followed by one of the limit: noise meets both alike."""
     rows: list[dict[str, object]] = []
-    for stage, call, compile_seconds in zip(setting.stages, setting.calls, setting.compile_seconds, strict=True):
-        products = count_products(stage, setting.dataset)
+    for name, call, products, compile_seconds in works:
         machine = Machine(products, (tf.float32, tf.bfloat16), work)
         pairs = [(median_rate(call, steps, 1), machine.limit(products, tf.float32)) for _ in range(windows)]
         shares = sorted(rate / limit for rate, limit in pairs)
@@ -177,7 +222,7 @@ def measure(setting: Setting, steps: int, windows: int, work: int) -> list[dict[
         bfloat16_limit = machine.limit(products, tf.bfloat16)
         rows.append(
             {
-                "stage": stage.name,
+                "stage": name,
                 "steps_per_second": rate,
                 "compile_seconds": compile_seconds,
                 "multiply_adds_per_step": multiply_adds(products),
@@ -334,7 +379,9 @@ def main(argv: Sequence[str]) -> None:
         content = {"peer": {"stage": stage.name, **compare_with_peer(call, peer, values.steps, values.windows)}}
         print(f"{stage.name} beside d3rlpy's {values.peer_algorithm}, batches of {batch_size}: {content['peer']}")
     else:
-        rows = measure(setting, values.steps, values.windows, int(values.work * 1e6))
+        rows = measure(stage_work(setting), values.steps, values.windows, int(values.work * 1e6))
+        calls = max(1, values.steps // 100)  # each of them is as much work as many gradient steps
+        rows += measure(model_work(setting, 20), calls, values.windows, int(values.work * 1e6))
         seconds = evaluation_seconds(setting, values.task, values.episodes) if values.episodes else None
         content = {"stages": rows, "evaluation_seconds": seconds, "evaluation_episodes": values.episodes}
         content["preparation"] = prepared

@@ -21,7 +21,7 @@ FLAGS = {
     "export": ({"run_dir", "output"}, set()),
     "compare": ({"agents", "datasets"}, {"seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}),
     "plot": (set(), {"output"}),
-    "inspect_dataset": (set(), {"env", "output", "gin_bindings"}),
+    "inspect_dataset": (set(), {"env", "output", "model", "gin_bindings"}),
     "convert_to_minari": (set(), {"env", "algorithm", "gin_bindings"}),
     "train_online": (
         {"env"},

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -6,12 +7,14 @@ import h5py
 import numpy as np
 import pytest
 from dataset_files import columns, shared_file, small_task, write_file
+from matplotlib.figure import Figure
 from processes import ForkedProcess, Outcome, finish_process
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.loading import load_dataset
-from brac_plus_tf.data.summary import count_repeated, format_table, summary, write_histogram
+from brac_plus_tf.data.summary import count_repeated, draw_histogram, format_table, summary, write_panels
 from brac_plus_tf.inspect_dataset import main
+from brac_plus_tf.runs.model_report import draw_outputs, draw_steps, read_model_report
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -24,6 +27,10 @@ def run(folder, *arguments) -> Outcome:
 def cells(text: str) -> dict[str, str]:
     """Table back to its cells; columns are at least two spaces apart."""
     return {name: value.strip() for name, value in (line.split("  ", 1) for line in text.strip().splitlines())}
+
+
+def write_histogram(dataset, path) -> None:
+    write_panels(path, lambda axes: draw_histogram(axes, dataset))
 
 
 def three_episodes(path) -> str:
@@ -158,3 +165,60 @@ def test_bindings_are_trainings_and_must_exist(tmp_path):
     assert done.status == 1 and "action_hihg" in done.stderr
     done = run(tmp_path, path, "--gin_bindings=BC.seed = 3")
     assert done.status == 1 and "error: " in done.stderr
+
+
+# The model of a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def modelled(tmp_path):
+    """A dataset and the record of a run that has learned a model from it."""
+    path = three_episodes(tmp_path / "a.hdf5")
+    dataset = load_dataset(path)
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (directory / "run.json").write_text(json.dumps({"format": 1, "dataset": dataset.facts()}))
+    values = {"error/00": 0.125, "error/01": 0.5, "error/02": 2.0, "calibration/00": 1.25, "calibration/01": 0.5}
+    values |= {
+        "calibration/02": 3.0,
+        "error_after_steps/01": 0.0625,
+        "error_after_steps/10": 0.75,
+        "squared_error": 9.0,
+    }
+    rows = [f"dynamics,100,{name},{value}" for name, value in values.items()]
+    (directory / "metrics.csv").write_text("\n".join(["stage,step,metric,value", *rows, ""]))
+    return path, directory, dataset
+
+
+def test_a_runs_model_is_printed_and_drawn_beside_its_data(tmp_path, modelled):
+    path, directory, _ = modelled
+    done = run(tmp_path, path, f"--model={directory}", "--output=model.png")
+    assert done.status == 0, done.stderr
+    table = cells(done.stdout)
+    assert table["model, reward"] == "error 0.125, calibration 1.25"
+    assert table["model, entry 0"] == "error 0.500, calibration 0.50"
+    assert table["model, entry 1"] == "error 2.000, calibration 3.00"
+    assert table["model, error over steps"] == "0.062 after 1, 0.750 after 10"
+    assert table["figure"] == "model.png" and (tmp_path / "model.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_both_panels_show_what_was_measured(modelled):
+    _, directory, dataset = modelled
+    report = read_model_report(directory, dataset.origin.sha256)
+    outputs, steps = Figure().subplots(1, 2)
+    draw_outputs(outputs, report)
+    draw_steps(steps, report)
+    drawn = [line.get_xydata().tolist() for line in (*outputs.lines[:2], steps.lines[0])]
+    assert drawn == [[[0, 0.125], [1, 0.5], [2, 2.0]], [[0, 1.25], [1, 0.5], [2, 3.0]], [[1, 0.0625], [10, 0.75]]]
+
+
+def test_a_run_on_other_data_or_without_a_model_is_refused(modelled):
+    _, directory, dataset = modelled
+    with pytest.raises(UserError, match="run: this run learned from other data"):
+        read_model_report(directory, "0" * 64)
+    (directory / "metrics.csv").write_text("stage,step,metric,value\nmain,1,error_rate,2.0\n")
+    with pytest.raises(UserError, match="run: this run has no finished model"):
+        read_model_report(directory, dataset.origin.sha256)
+    (directory / "metrics.csv").unlink()
+    with pytest.raises(UserError, match=r"run: metrics\.csv cannot be read"):
+        read_model_report(directory, dataset.origin.sha256)

@@ -1,8 +1,9 @@
 """What a dataset holds, in a table and as a histogram of its episodes' returns."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_figure
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.environments.tasks import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SATURATED = 0.999
 _HISTOGRAM_BINS = 50
@@ -57,19 +61,25 @@ def count_repeated(dataset: OfflineDataset) -> int:
     return len(rows) - len(np.unique(as_bytes))
 
 
-def write_histogram(dataset: OfflineDataset, path: Path) -> None:
-    """Draws the episodes' undiscounted returns as a PNG or SVG, by the path's ending.
-
-    Raises:
-      UserError: for another ending, if it cannot be written, or if there is nothing to draw with.
-    """
-    figure = import_extra("matplotlib.figure", "plot").Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
+def draw_histogram(axes: "Axes", dataset: OfflineDataset) -> None:
+    """The episodes' undiscounted returns."""
     # Rounded to float32: returns that differ in their last float64 bits only leave no room for bins between them.
     axes.hist(dataset.episodes.returns.astype(np.float32).astype(np.float64), bins=_HISTOGRAM_BINS)
     axes.set_xlabel("undiscounted return of an episode")
     axes.set_ylabel("episodes")
     axes.set_title(" + ".join(os.path.basename(path) for path in dataset.origin.names), parse_math=False)
+
+
+def write_panels(path: Path, *panels: Callable[["Axes"], None]) -> None:
+    """Draws each panel, all beside each other, as a PNG or SVG, by the path's ending.
+
+    Raises:
+      UserError: for another ending, if it cannot be written, or if there is nothing to draw with.
+    """
+    size = (6.4 if len(panels) == 1 else 4.4 * len(panels), 4.0)
+    figure = import_extra("matplotlib.figure", "plot").Figure(figsize=size, layout="constrained")
+    for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False).ravel(), strict=True):
+        draw(axes)
     write_figure(path, figure)
 
 

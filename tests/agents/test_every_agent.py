@@ -19,11 +19,13 @@ from brac_plus_tf.agents.actor_critic import Training
 from brac_plus_tf.agents.base import Problem, state_of
 from brac_plus_tf.agents.bcq import BCQ
 from brac_plus_tf.agents.brac import BRAC, Dual
+from brac_plus_tf.agents.mopo import MOPO, Imagination
 from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling, action_range
+from brac_plus_tf.models.dynamics import Dynamics
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs.compiled_stage import compile_stage, take_step
 
@@ -86,6 +88,7 @@ def every_agent_class():
 
 
 AGENTS = {name: smaller(agent_class) for name, agent_class in every_agent_class()}
+AGENTS["mopo"] = smaller(MOPO, dynamics=Dynamics(members=3), imagination=Imagination(length=2, elites=2))
 AGENTS["brac dual"] = smaller(BRAC, divergence=Dual(steps=1))
 CLONED = {"behavior", "behavior_optimizer", "behavior_entropy"}
 LEARNED = {"actor", "policy_optimizer", "critic", "target_critic", "critic_optimizer"}
