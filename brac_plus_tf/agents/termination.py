@@ -71,7 +71,7 @@ class KnownTermination(HyperParameters):
         if healthy is None:
             name = problem.task.name if problem.task else "the data's environment"
             raise UserError(
-                f"when an episode of {name} ends cannot be read off its observations; bind MOPO.termination = "
+                f"when an episode of {name} ends cannot be read off its observations; bind its termination to "
                 "@LearnedTermination() or, if episodes are only ever cut, @NoTermination()"
             )
         return _Known(healthy, problem.scaling)
@@ -125,7 +125,7 @@ class LearnedTermination(HyperParameters):
         if (problem.terminals or 0) < _ENOUGH:
             raise UserError(
                 f"{problem.terminals or 0} transitions of the data end their episode, too few to learn from when "
-                f"episodes do ({_ENOUGH}); bind MOPO.termination = @KnownTermination() or @NoTermination()"
+                f"episodes do ({_ENOUGH}); bind its termination to @KnownTermination() or @NoTermination()"
             )
         return _Learned(self, problem, seed)
 
@@ -207,7 +207,7 @@ class _Learned:
         if any(count >= len(rows) for count, rows in zip(cut, classes, strict=True)):
             raise UserError(
                 "the data do not store the next observations of transitions that end their episode: when episodes "
-                "end cannot be learned; bind MOPO.termination = @KnownTermination() or @NoTermination()"
+                "end cannot be learned; bind its termination to @KnownTermination() or @NoTermination()"
             )
         parts = [np.split(rows, [count]) for rows, count in zip(classes, cut, strict=True)]
         return [*(training for _, training in parts), *(held_out for held_out, _ in parts)]

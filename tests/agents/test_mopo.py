@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from test_trainer import CrashError, Run, crash, stop
 
 from brac_plus_tf.agents.actor_critic import Training
 from brac_plus_tf.agents.base import Problem
@@ -13,6 +14,7 @@ from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.agents.termination import NoTermination
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed
+from brac_plus_tf.core.stopping import Interrupted
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.models.dynamics import Dynamics
@@ -259,3 +261,51 @@ def test_the_models_stage_is_the_same_for_every_weight_and_length():
     ]
     assert stages[0].settings == stages[1].settings
     assert stages[0].writes == stages[1].writes == ("dynamics", "dynamics_optimizer")
+
+
+# Exact resume ---------------------------------------------------------------------------------------------------------
+
+
+def resumable(on_call) -> MOPO:
+    """Calls `on_call` before each chunk that is imagined, numbered from 1."""
+    agent = MOPO(
+        Problem(tiny.DIMENSIONS),
+        0,
+        dynamics=Dynamics(members=2, hidden_sizes=(8,), weight_decay=(0.0, 0.0)),
+        dynamics_fit=DynamicsFit(epochs=2, epoch_steps=5, batch_size=8),
+        imagination=Imagination(starts=9, length=3, retained_epochs=2, elites=2, chunk=4),
+        actor=Actor((8,)),
+        critic=tiny.critic((8,)),
+        training=Training(epochs=4, steps_per_epoch=6, batch_size=8),
+        termination=NoTermination(),
+    )
+    imagine, calls = agent._imagine_chunk, []
+
+    def numbered(observation, seed):
+        calls.append(1)
+        on_call(len(calls))
+        return imagine(observation, seed)
+
+    agent._imagine_chunk = numbered
+    return agent
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run, agent = Run(tmp_path_factory.mktemp("whole")), resumable(lambda count: None)
+    run.train(agent)
+    return run, agent
+
+
+@pytest.mark.parametrize(("act", "chunk"), [(stop, 2), (crash, 5), (stop, 4), (crash, 6)])
+def test_a_run_ended_while_it_imagines_goes_on_to_the_same_bits(tmp_path, whole, act, chunk):
+    """Three chunks an epoch: one broken off before any, one between two, and a stop saves after 4 of 6 steps."""
+    run = Run(tmp_path)
+    with pytest.raises((Interrupted, CrashError)):
+        run.train(resumable(lambda count: act() if count == chunk else None))
+    resumed = resumable(lambda count: None)
+    run.train(resumed)
+    tiny.assert_same_bits(tiny.values(resumed), tiny.values(whole[1]))
+    assert run.metrics == whole[0].metrics
+    # as many rows as fit, of the last two epochs
+    assert len(resumed.imagined) == 2 * 9 * 3
