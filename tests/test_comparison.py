@@ -147,6 +147,8 @@ def test_published_scores_are_the_papers():
     assert [published_score("hopper-medium-replay-v0", agent) for agent in agents] == [33.7, 0.6, 0.6, 48.6, 72.7]
     agents = ("bc", "bear", "brac_p", "brac_v", "cql", "cql/rho", "brac_plus")
     assert [published_score("pen-human", agent) for agent in agents] == [34.4, -1.0, 8.1, 0.6, 37.5, 55.8, 64.9]
+    model_based = [published_score("halfcheetah-medium-expert", agent) for agent in ("mopo", "mbop")]
+    assert model_based == [57.9, 105.9]
     assert published_score("my_data", "bc") is None
 
 
