@@ -9,6 +9,7 @@ from brac_plus_tf.command_help import command_list
 COMMANDS = (
     "train",
     "evaluate",
+    "estimate",
     "export",
     "compare",
     "plot",

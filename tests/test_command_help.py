@@ -18,6 +18,7 @@ PACKAGE = PROJECT / "brac_plus_tf"
 FLAGS = {
     "train": ({"gin_file"}, {"gin_bindings", "root_dir", "smoke", "seed", "dataset", "env"}),
     "evaluate": ({"run_dir"}, {"episodes", "action", "seed", "env", "backend"}),
+    "estimate": (set(), {"run_dir", "policy", "dataset", "action", "seed", "output", "env", "gin_bindings"}),
     "export": ({"run_dir", "output"}, set()),
     "compare": ({"agents", "datasets"}, {"seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}),
     "plot": (set(), {"output"}),

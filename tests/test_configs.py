@@ -96,8 +96,8 @@ def robot(task: str) -> str:
 
 
 EVERY_FILE = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.gin"))
-# test_online_experiment.py and test_collection.py build these
-OF_OTHER_COMMANDS = {file for file in EVERY_FILE if file.startswith("collection/") or file == "sac/online.gin"}
+# test_online_experiment.py, test_collection.py and test_estimate.py build these
+OF_OTHER_COMMANDS = {file for file in EVERY_FILE if file.startswith(("collection/", "estimate"))} | {"sac/online.gin"}
 TASK_FILES = [f"{folder}/{name}.gin" for folder in ("brac_plus", "brac_plus_acml") for name in PAPER]
 # stages of each baseline
 BASELINES = {

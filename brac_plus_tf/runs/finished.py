@@ -26,7 +26,7 @@ def evaluate(
       UserError: if the run has no exported policy or none that fits the task, or was trained without an environment.
     """
     facts: dict[str, Any] = read_facts(run_dir)
-    policy = LoadedPolicy(_saved_model(run_dir))
+    policy = LoadedPolicy(saved_model(run_dir))
     try:
         task = task or recorded_task(facts["environment"])
         action = action or str(facts["action"])
@@ -56,7 +56,7 @@ def export(run_dir: Path, output: Path) -> None:
       UserError: if the run has none, it cannot be loaded, or `output` exists or cannot be written.
     """
     read_facts(run_dir)
-    source = _saved_model(run_dir)
+    source = saved_model(run_dir)
     LoadedPolicy(source)
     refuse_existing(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -70,7 +70,8 @@ def export(run_dir: Path, output: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _saved_model(run_dir: Path) -> Path:
+def saved_model(run_dir: Path) -> Path:
+    """The policy that a run has exported. Raises UserError if it has none yet."""
     if not (run_dir / "saved_model").exists():
         raise UserError(f"{run_dir}: no saved_model yet, the run is not finished; start the training command again")
     return run_dir / "saved_model"

@@ -1,0 +1,224 @@
+"""A policy judged by recorded data alone: its value, that of a cloned policy, and what the data earned."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf.agents.actor_critic import draw_policy
+from brac_plus_tf.agents.base import Policy, Stage
+from brac_plus_tf.agents.cloning import ClonedPolicy, Cloning
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.files import write_json
+from brac_plus_tf.core.randomness import fold, initializer_seed
+from brac_plus_tf.core.settings import HyperParameters, describe
+from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.estimation.fitted_q import FittedQ, FittedQLearner, in_tenths
+from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.objectives.multipliers import Multiplier
+from brac_plus_tf.policies.acting import Acting
+from brac_plus_tf.runs import trainer
+from brac_plus_tf.runs.facts import host_facts
+from brac_plus_tf.runs.metrics_log import read_metrics
+from brac_plus_tf.runs.progress import TrainingProgress
+from brac_plus_tf.runs.run_record import RunRecord
+from brac_plus_tf.runs.stage_cache import StageCache
+
+CLONE, POLICY = "clone_value", "policy_value"
+_ROWS = 50_000  # actions asked for at once
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Estimation(HyperParameters):
+    """fitted_q: of both policies. cloning: of the one that the data's own return is to be found
+    again by, so by plain maximum likelihood, without a floor on its entropy. draws: of an
+    action that is a draw, for each state; they are made beforehand, and each step takes one.
+    """
+
+    fitted_q: FittedQ = FittedQ()
+    cloning: Cloning = Cloning(
+        fit=Fit(steps=20_000, batch_size=256, learning_rate=5e-4, decay=(1.0, 0.1)), entropy=Multiplier(0.0, 0.0)
+    )
+    draws: int = 4
+
+
+class _Candidate:
+    """Actions of a policy from anywhere, asked for once, at all states that are needed."""
+
+    def __init__(self, policy: Acting, action: str, dataset: OfflineDataset, draws: int, seed: int) -> None:
+        way = policy.way(action)
+        if way.initial_state(1):
+            raise UserError(
+                f"the way to act {action!r} remembers its episode: what it would do in a recorded state is not known; "
+                f"choose another with --action ({', '.join(policy.actions)})"
+            )
+        self._way, self._dataset, self._seed = way, dataset, seed
+        observation = dataset.transitions.next_observation
+        once, again = self._ask(observation, 0), self._ask(observation, 1) if draws > 1 else None
+        if again is None or np.array_equal(once, again):  # no draw: one is all there is to know
+            self._table = once[None]
+        else:
+            self._table = np.stack([once, again, *(self._ask(observation, draw) for draw in range(2, draws))])
+
+    def _ask(self, observation: np.ndarray, draw: int) -> np.ndarray:
+        """Actions in network units at observations [N, O] in network units."""
+        scaling, found = self._dataset.scaling, []
+        for first in range(0, len(observation), _ROWS):
+            rows = scaling.to_environment_observation(observation[first : first + _ROWS])
+            seeds = initializer_seed(self._seed, f"actions {draw}") % 2**20 + first + np.arange(len(rows))
+            action, _ = self._way.act(np.asarray(rows, np.float32), (), seeds.astype(np.int32))
+            found.append(scaling.from_environment_action(action))
+        return np.concatenate(found).astype(np.float32)
+
+    def next_action(self, row: tf.Tensor, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """One of the draws for each row's next state."""
+        del observation
+        with tf.init_scope():
+            table = tf.constant(self._table.reshape(-1, self._table.shape[-1]))
+        draw = tf.random.stateless_uniform(tf.shape(row), fold(seed, 0), 0, len(self._table), tf.int32, alg="philox")
+        return tf.gather(table, draw * self._table.shape[1] + row)
+
+    def first_action(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """At the starts of episodes."""
+        del seed
+        return tf.convert_to_tensor(self._ask(observation.numpy(), 0))
+
+
+class PolicyEvaluation:
+    """A cloned policy, its value, and that of the policy in question, as the stages of a run.
+
+    candidate: None for the cloned policy alone.
+    """
+
+    def __init__(self, settings: Estimation, dataset: OfflineDataset, candidate: _Candidate | None, seed: int) -> None:
+        self.cloned: ClonedPolicy = settings.cloning.build(dataset.dimensions, seed)
+        self._settings = settings
+        draw = self._draw
+        self.clone_value = FittedQLearner(
+            CLONE, settings.fitted_q, dataset, lambda row, state, own: draw(state, own), draw, seed
+        )
+        self.policy_value = None
+        if candidate:
+            given = candidate.next_action, candidate.first_action
+            self.policy_value = FittedQLearner(POLICY, settings.fitted_q, dataset, *given, seed)
+
+    def _draw(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return draw_policy(self.cloned.network, observation, 1, seed).action
+
+    def stages(self) -> Sequence[Stage]:
+        """The first two are the data's alone: all candidates share them."""
+        own = [self.policy_value.stage(writes=False)] if self.policy_value else []
+        return [self.cloned.stage(), self.clone_value.stage(writes=True), *own]
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        own = self.policy_value.components() if self.policy_value else {}
+        return self.cloned.components() | self.clone_value.components() | own
+
+    def buffers(self) -> dict[str, Sequence[tf.Variable]]:
+        """None."""
+        return {}
+
+    def policies(self) -> dict[str, Policy]:
+        """None: nothing here is trained to act."""
+        return {}
+
+
+def estimate(
+    directory: Path,
+    cache: Path | None,
+    dataset: OfflineDataset,
+    policy: Acting | None,
+    action: str | None = None,
+    seed: int = 0,
+    settings: Estimation = Estimation(),
+    loop: trainer.Loop = trainer.Loop(),
+) -> dict[str, object]:
+    """What `estimate.json` holds: written to `directory`, where the run that finds it out is also kept and goes on.
+
+    Args:
+      cache: of stages that estimates on the same data share. dataset: with observations normalised. policy: anything
+        that acts; None for the cloned policy. action: which of its ways to act, None for its first.
+    Raises:
+      UserError: if the policy does not fit the data, or they hold no beginning of an episode.
+    """
+    candidate, name = None, "sample"
+    if policy is not None:
+        if policy.dimensions != dataset.dimensions:
+            raise UserError(f"the policy is for {policy.dimensions}, the data hold {dataset.dimensions}")
+        name = action or policy.actions[0]
+        candidate = _Candidate(policy, name, dataset, settings.draws, seed)
+    evaluation = PolicyEvaluation(settings, dataset, candidate, seed)
+    record = RunRecord(directory)
+    facts = {"agent": "estimate", "seed": seed, "dataset": dataset.facts(), "environment": None, "action": name}
+    configuration = f"Estimation = {describe(settings)!r}\nLoop = {describe(loop)!r}\naction = {name!r}\n"
+    record.begin(configuration, {**facts, "host": host_facts()})
+    stages = StageCache(cache, evaluation, dataset, seed, loop.compiled, loop.steps_per_call) if cache else None
+    trainer.run(trainer.TrainingRun(evaluation, dataset, record, stages, None, seed, loop, TrainingProgress()))
+    content = {"action": name, **_conclusion(evaluation, dataset, directory, settings.fitted_q.gamma)}
+    write_json(directory / "estimate.json", content)
+    return content
+
+
+def _conclusion(
+    evaluation: PolicyEvaluation, dataset: OfflineDataset, directory: Path, gamma: float
+) -> dict[str, object]:
+    clone, clone_drift = _value(directory, CLONE)
+    policy, drift = _value(directory, POLICY) if evaluation.policy_value else (clone, clone_drift)
+    learner = evaluation.policy_value or evaluation.clone_value
+    data = of_sample(discounted_returns(dataset, gamma, _tail(evaluation.clone_value, dataset, evaluation)))
+    units = learner.units
+    limits = tuple(float(learner.in_units(np.float64(limit))) for limit in (units.low, units.high))
+    episodes = len(learner.starts.row)
+    judgement = judge(policy, drift, clone, data, episodes, (limits[0], limits[1]))
+    return {
+        "gamma": gamma,
+        "estimate": policy._asdict(),
+        "drift": drift,
+        "clone": clone._asdict(),
+        "data": data._asdict(),
+        "episodes": episodes,
+        **judgement._asdict(),
+    }
+
+
+def _value(directory: Path, stage: str) -> tuple[Interval, float]:
+    """The interval of a stage's last looks, and how far its mean has moved since those before them."""
+    looks: dict[int, dict[str, float]] = {}
+    for row in read_metrics(directory):
+        if row.stage == stage and row.metric.startswith("value/"):
+            looks.setdefault(row.step, {})[row.metric] = row.value
+    last, before = in_tenths({step: np.array([values[k] for k in sorted(values)]) for step, values in looks.items()})
+    return of_members(last), float(last.mean() - before.mean())
+
+
+def _tail(learner: FittedQLearner, dataset: OfflineDataset, evaluation: PolicyEvaluation) -> np.ndarray:
+    """What the cloned policy would earn from each row's next state on [M]: needed where the recording was cut."""
+    following, tails = dataset.transitions.next_observation, []
+    for first in range(0, len(following), _ROWS):
+        state = following[first : first + _ROWS]
+        action = evaluation.cloned.network(tf.constant(state))[0]
+        tails.append(learner.values(state, tf.tanh(action).numpy()).mean(axis=0))
+    return np.concatenate(tails)
+
+
+def report_lines(content: dict[str, object]) -> str:
+    """The figures, as people read them."""
+
+    def told(name: str) -> str:
+        interval = Interval(**content[name])  # type: ignore[arg-type]
+        return f"{interval.mean:10.4g} +- {interval.half_width:.3g}"
+
+    lines = [
+        f"discounted return from the starts of {content['episodes']:,} episodes, gamma {content['gamma']:g}; 95 %",
+        f"  policy   {told('estimate')}   ({content['action']})",
+        f"  clone    {told('clone')}",
+        f"  data     {told('data')}",
+        f"verdict: {content['verdict']}",
+    ]
+    return "\n".join([*lines, *(f"  {reason}" for reason in content["why"])])  # type: ignore[attr-defined]

@@ -1,0 +1,273 @@
+"""Judging a policy by data alone: the parts by hand, and the whole on a system whose values are known."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import scipy.stats
+import tiny
+from test_fitted_q import in_episodes
+
+from brac_plus_tf.agents.cloning import Cloning
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.hdf5_writer import write_hdf5
+from brac_plus_tf.data.loading import dataset_from_arrays
+from brac_plus_tf.data.rows import Rows
+from brac_plus_tf.data.scaling import Scaling
+from brac_plus_tf.estimation.estimate import Estimation, estimate, report_lines
+from brac_plus_tf.estimation.fitted_q import FittedQ
+from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
+from brac_plus_tf.models.networks import Actor
+from brac_plus_tf.models.optimization import Fit
+from brac_plus_tf.objectives.multipliers import Multiplier
+from brac_plus_tf.policies.acting import Acting, WayToAct
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.runs.trainer import Loop
+
+# Intervals and verdicts -----------------------------------------------------------------------------------------------
+
+
+def test_intervals_by_scipy():
+    members, sample = [3.0, 4.0, 8.0, 1.0], np.random.default_rng(0).normal(size=400)
+    low, high = scipy.stats.t.interval(0.95, 3, np.mean(members), np.std(members, ddof=1))
+    found = of_members(members)
+    np.testing.assert_allclose((found.low, found.high), (low, high), rtol=1e-4)
+    low, high = scipy.stats.norm.interval(0.95, sample.mean(), scipy.stats.sem(sample))
+    found = of_sample(sample)
+    np.testing.assert_allclose((found.low, found.high), (low, high), rtol=1e-3)
+    assert of_sample([2.0]) == (2.0, np.inf)
+
+
+def test_overlap():
+    first = Interval(1.0, 0.5)
+    assert first.overlaps(Interval(2.0, 0.5)) and first.overlaps(Interval(1.1, 0.01))
+    assert not first.overlaps(Interval(2.0, 0.4)) and not first.overlaps(Interval(0.0, 0.4))
+
+
+def test_discounted_returns_by_hand():
+    """Rewards 1, 2, 3 to a terminal; 4, 5 and then cut, with 10 to come; an episode whose beginning is not there."""
+    data = tiny.make_dataset(7, Dimensions(1, 1))
+    data = tiny.with_columns(data, reward=[1, 2, 3, 4, 5, 6, 7], discount=[1, 1, 0, 1, 1, 1, 0])
+    places = data.places._replace(
+        episode=np.array([0, 0, 0, 1, 1, 2, 2], np.int32), step=np.array([0, 1, 2, 0, 1, 3, 4], np.int32)
+    )
+    tail = np.array([99.0, 99.0, 99.0, 99.0, 10.0, 99.0, 99.0])
+    found = discounted_returns(dataclasses.replace(data, places=places), 0.5, tail)
+    np.testing.assert_allclose(found, [1 + 2 / 2 + 3 / 4, 4 + 5 / 2 + 10 / 4])
+    # in the environment's units: twice as much, and 1 more at each step
+    scaling = dataclasses.replace(data.scaling, reward_shift=1.0, reward_scale=2.0)
+    found = discounted_returns(dataclasses.replace(data, places=places, scaling=scaling), 0.5, tail)
+    np.testing.assert_allclose(found, [3 + 5 / 2 + 7 / 4, 9 + 11 / 2 + 10 / 4])
+
+
+GOOD = {
+    "policy": Interval(5.0, 0.5),
+    "drift": 0.1,
+    "clone": Interval(1.0, 0.5),
+    "data": Interval(1.2, 0.1),
+    "episodes": 50,
+    "limits": (0.0, 10.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "better than the data"),
+        ({"policy": Interval(0.3, 0.5)}, "worse than the data"),
+        ({"policy": Interval(1.5, 0.5)}, "not told apart from the data"),
+    ],
+)
+def test_verdicts_that_may_be_believed(change, verdict):
+    found = judge(**{**GOOD, **change, "policy": change.get("policy", GOOD["policy"])})
+    expected = {"worse than the data": False}
+    if verdict in expected:  # 0.3 + 0.5 < 1.2 - 0.1
+        assert found.verdict == verdict
+    assert found == (True, (), verdict)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"clone": Interval(2.0, 0.5)},
+            r"a cloned policy is estimated at 2 \+- 0\.5 where the data earned 1\.2 \+- 0\.1",
+        ),
+        ({"drift": -0.6}, "still drifts: by -0.6"),
+        ({"episodes": 9}, "9 episodes begin in the data, fewer than 10"),
+        ({"limits": (0.0, 4.0)}, "leaves what rewards can sum to, 0 to 4"),
+        ({"limits": (6.0, 9.0)}, "leaves what rewards can sum to, 6 to 9"),
+    ],
+)
+def test_each_reason_not_to_believe_it(change, reason):
+    reliable, why, verdict = judge(**{**GOOD, **change})
+    assert (reliable, verdict, len(why)) == (False, "not reliable on this data", 1)
+    assert re.search(reason, why[0])
+
+
+# The whole ------------------------------------------------------------------------------------------------------------
+
+FITTED = FittedQ(2000, 64, (64,), 3e-3, 0.0, tau=0.05, gamma=0.8, members=3, looks=20)
+CLONING = Cloning(Actor((16,), (-5.0, 0.0)), Fit(600, 64, 5e-3, (1.0,)), Multiplier(0.0, 0.0))
+SETTINGS, LOOP = Estimation(FITTED, CLONING, 2), Loop(compiled=False)
+
+
+class Constant(Acting):
+    """Acts the same everywhere, in the environment's units; remembers what it was asked."""
+
+    dimensions = Dimensions(1, 1)
+
+    def __init__(self, value: float, remembers: bool = False) -> None:
+        self._value, self._remembers, self.asked = value, remembers, []
+
+    @property
+    def actions(self) -> list[str]:
+        return ["mean"]
+
+    def way(self, name: str) -> WayToAct:
+        def act(observation, state, seed):
+            self.asked.append(observation)
+            return np.full((len(observation), 1), self._value, np.float32), state
+
+        return WayToAct(act, (lambda count: (np.zeros(count),)) if self._remembers else lambda count: ())
+
+
+def logs(rows: int = 2000):
+    """One state after another, drawn anew; an action in [0, 4], about 1, pays itself; episodes of 20 rows."""
+    generator = np.random.default_rng(0)
+    states = generator.normal(5.0, 2.0, size=(rows + 1, 1))
+    action = np.clip(generator.normal(1.0, 0.5, size=(rows, 1)), 0.01, 3.99)
+    return {
+        "observations": states[:-1],
+        "actions": action,
+        "rewards": action[:, 0],
+        "terminals": np.zeros(rows, bool),
+        "timeouts": np.arange(rows) % 20 == 19,
+        "next_observations": states[1:],
+    }
+
+
+def dataset():
+    return dataset_from_arrays(logs(), rewards=None, normalize_observations=True, action_low=0.0, action_high=4.0)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder, policy = tmp_path_factory.mktemp("judged"), Constant(1.8)
+    return folder, policy, estimate(folder / "first", folder / "cache", dataset(), policy, None, 0, SETTINGS, LOOP)
+
+
+def test_a_policy_that_earns_more_than_the_data(judged):
+    """1.8 at each step against about 1: sums of 9 and 5 at a gamma of 0.8, whatever the data leave unsaid at cuts."""
+    folder, _, content = judged
+    assert content["estimate"]["mean"] == pytest.approx(9.0, abs=0.4)
+    assert content["data"]["mean"] == pytest.approx(5.0, abs=0.2)
+    assert content["clone"]["mean"] == pytest.approx(5.0, abs=0.4)
+    assert (content["reliable"], content["verdict"]) == (True, "better than the data"), content
+    assert json.loads((folder / "first" / "estimate.json").read_text()) == json.loads(json.dumps(content))
+    assert abs(content["drift"]) < 0.3 and content["episodes"] == 100 and content["gamma"] == 0.8
+
+
+def test_the_policy_is_asked_in_the_environments_units(judged):
+    _, policy, _ = judged
+    seen = np.concatenate(policy.asked)
+    assert abs(seen.mean() - 5.0) < 0.2 and abs(seen.std() - 2.0) < 0.2
+
+
+def test_the_figures_are_told(judged):
+    text = report_lines(judged[2])
+    assert re.search(r"from the starts of 100 episodes, gamma 0\.8", text)
+    assert re.search(r"policy +(8\.[5-9]|9)", text) and text.endswith("verdict: better than the data")
+
+
+def test_another_policy_on_the_same_data_shares_all_but_its_own_value(judged, capsys):
+    folder, _, first = judged
+    second = estimate(folder / "second", folder / "cache", dataset(), Constant(0.4), None, 0, SETTINGS, LOOP)
+    said = capsys.readouterr().out
+    assert "behavior: 600 steps reused" in said and "clone_value: 2000 steps reused" in said
+    assert second["clone"] == first["clone"] and second["data"] == first["data"]
+    assert second["estimate"]["mean"] == pytest.approx(2.0, abs=0.4) and second["verdict"] == "worse than the data"
+
+
+def test_called_again_it_learns_nothing_new(judged, capsys):
+    folder, policy, content = judged
+    again = estimate(folder / "first", None, dataset(), policy, None, 0, SETTINGS, LOOP)
+    assert again == content and "compiling" not in capsys.readouterr().out
+
+
+def test_the_cloned_policy_itself(judged):
+    folder, _, content = judged
+    own = estimate(folder / "clone", folder / "cache", dataset(), None, None, 0, SETTINGS, LOOP)
+    assert own["estimate"] == own["clone"] == content["clone"] and own["verdict"] == "not told apart from the data"
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path):
+    data = dataset()
+    with pytest.raises(UserError, match="remembers its episode"):
+        estimate(tmp_path / "a", None, data, Constant(1.0, remembers=True), None, 0, SETTINGS, LOOP)
+    other = in_episodes(tiny.make_dataset(30), 10)
+    with pytest.raises(UserError, match=r"the policy is for .* the data hold"):
+        estimate(tmp_path / "b", None, other, Constant(1.0), None, 0, SETTINGS, LOOP)
+    assert not list(tmp_path.iterdir())
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+BINDINGS = (
+    *("FittedQ.steps = 20", "FittedQ.looks = 20", "FittedQ.hidden_sizes = (8,)", "FittedQ.batch_size = 8"),
+    *("clone/Fit.steps = 5", "clone/Actor.hidden_sizes = (8,)", "Loop.compiled = False"),
+)
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """Data in a file and an exported policy, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    names = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+    columns = (logs(60)[name] for name in names)
+    rows = Rows(*(column if column.dtype == bool else column.astype(np.float32) for column in columns))
+    write_hdf5(tmp_path / "my_data.hdf5", Dimensions(1, 1), 60, iter([rows]), dict)
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    scaling = Scaling(zero, one, 2.0 * one, 2.0 * one)
+    DeployedPolicy(tiny.TinyAgent(Dimensions(1, 1)), Dimensions(1, 1), scaling).save(tmp_path / "policy", {})
+    return tmp_path
+
+
+def run(*arguments):
+    bounds = ("load_dataset.action_low = 0.0", "load_dataset.action_high = 4.0")
+    return tiny.run_here("estimate", *arguments, *(f"--gin_bindings={binding}" for binding in (*BINDINGS, *bounds)))
+
+
+def test_an_exported_policy_from_the_command_line(exported):
+    done = run("--policy=policy", "--dataset=my_data.hdf5", "--output=mine", "--action=sample")
+    assert done.status == 0, done.stderr
+    content = json.loads((exported / "mine" / "estimate.json").read_text())
+    assert content["action"] == "sample" and content["episodes"] == 3 and not content["reliable"]
+    assert "verdict: not reliable on this data" in done.stdout and "3 episodes begin in the data" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("results: mine")
+    assert (exported / "mine" / "metrics.csv").exists()
+
+
+def test_what_does_not_name_one_policy_is_refused(exported):
+    assert "either --run_dir or --policy" in run("--dataset=my_data.hdf5").stderr
+    assert "--policy needs --dataset" in run("--policy=policy").stderr
+    assert (
+        "no effect"
+        in run("--policy=policy", "--dataset=my_data.hdf5", "--output=a", "--gin_bindings=Critic.members = 3").stderr
+    )
+    assert not (exported / "a").exists()
+
+
+def test_a_run_is_judged_by_its_own_data(exported):
+    bindings = ("behavior/Fit.steps = 5", "behavior/Actor.hidden_sizes = (8,)", "Loop.compiled = False")
+    bounds = ("load_dataset.action_low = 0.0", "load_dataset.action_high = 4.0")
+    arguments = [f"--gin_bindings={binding}" for binding in (*bindings, *bounds)]
+    done = tiny.run_here("train", "--gin_file=bc/base.gin", "--dataset=my_data.hdf5", "--env=none", *arguments)
+    assert done.status == 0, done.stderr
+    done = run("--run_dir=runs/my_data/bc/0")
+    assert done.status == 0, done.stderr
+    assert (exported / "runs" / "my_data" / "bc" / "0" / "estimate" / "estimate.json").exists()
+    assert list((exported / "runs" / "stage_cache").glob("clone_value-*"))
