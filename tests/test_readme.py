@@ -15,6 +15,10 @@ ONLINE = (
     *("Actor.hidden_sizes = (8,)", "Critic.hidden_sizes = (8,)", "Training.batch_size = 8"),
     "OnlineExperiment.final_episodes = 1",
 )
+ESTIMATION = (
+    *("FittedQ.steps = 20", "FittedQ.looks = 20", "FittedQ.hidden_sizes = (8,)", "FittedQ.batch_size = 8"),
+    *("clone/Fit.steps = 5", "clone/Actor.hidden_sizes = (8,)"),
+)
 README = (tiny.PROJECT / "README.md").read_text()
 
 
@@ -60,6 +64,8 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
             arguments.append("--smoke")
             if executed > 1:  # the first two are one run, compiled as usual
                 arguments.append("--gin_bindings=Loop.compiled = False")
+        if module == "estimate":
+            arguments += [f"--gin_bindings={binding}" for binding in ESTIMATION]
         if module == "train":
             arguments += [f"--gin_bindings={binding}" for binding in tiny.NETWORKS]
         if module == "train_online":
@@ -83,6 +89,7 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
     assert pathlib.Path("runs/hopper-quickstart/brac_plus_short-smoke/0/curves.png").exists()
     assert pathlib.Path("runs/my_data/brac_plus_short-smoke/0/saved_model").exists()
     assert not pathlib.Path("runs/my_data/brac_plus_short-smoke/0/evaluation.json").exists()
+    assert pathlib.Path("runs/my_data/brac_plus_short-smoke/0/estimate/estimate.json").exists()
     check_python_block()
     shutil.rmtree("runs")
 

@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import TENSORS, Even
 # what registers flags or gin names has to be there before `run_here` forgets a command's own and a command locks gin
 import brac_plus_tf.collection.recording
 import brac_plus_tf.command_line
+import brac_plus_tf.estimation.estimate
 import brac_plus_tf.runs.experiment
 import brac_plus_tf.runs.online  # noqa: F401
 from brac_plus_tf.agents.base import (
