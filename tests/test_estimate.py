@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow as tf
 import tiny
 from test_fitted_q import in_episodes
 
@@ -17,7 +18,7 @@ from brac_plus_tf.data.hdf5_writer import write_hdf5
 from brac_plus_tf.data.loading import dataset_from_arrays
 from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.data.scaling import Scaling
-from brac_plus_tf.estimation.estimate import Estimation, estimate, report_lines
+from brac_plus_tf.estimation.estimate import Estimation, _Candidate, estimate, report_lines
 from brac_plus_tf.estimation.fitted_q import FittedQ
 from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
 from brac_plus_tf.models.networks import Actor
@@ -202,6 +203,39 @@ def test_the_cloned_policy_itself(judged):
     folder, _, content = judged
     own = estimate(folder / "clone", folder / "cache", dataset(), None, None, 0, SETTINGS, LOOP)
     assert own["estimate"] == own["clone"] == content["clone"] and own["verdict"] == "not told apart from the data"
+
+
+class Following(Acting):
+    """Half of the state, in the environment's units; with noise, 0.25 more or less, each row by its own seed."""
+
+    dimensions, actions = Dimensions(1, 1), ["sample"]
+
+    def __init__(self, noise: float) -> None:
+        self._noise = noise
+
+    def way(self, name: str) -> WayToAct:
+        def act(observation, state, seed):
+            sign = 2.0 * (np.random.default_rng(seed[0]).permutation(len(seed)) % 2) - 1.0
+            return 0.5 * observation + self._noise * sign[:, None], state
+
+        return WayToAct(act)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+def test_a_rows_next_action_is_the_policys_at_its_next_state(noise):
+    """In network units (a - 2) / 2; of a policy that draws, both draws turn up."""
+    data, rows = dataset(), tf.constant([3, 0, 700, 3])
+    candidate = _Candidate(Following(noise), "sample", data, 4, 0)
+    expected = (0.5 * logs()["next_observations"][rows.numpy()] - 2.0) / 2.0
+    seen = set()
+    for number in range(40):
+        found = candidate.next_action(rows, tf.zeros([4, 1]), tf.constant([number, 0])).numpy()
+        np.testing.assert_allclose(np.abs(found - expected), noise / 2.0, atol=1e-5)
+        seen.add(round(float((found - expected)[2, 0]), 3))
+    assert seen == ({0.0} if not noise else {-0.125, 0.125})
+    starts = tf.constant(data.transitions.observation[:5])
+    first = candidate.first_action(starts, tf.constant([0, 0])).numpy()
+    np.testing.assert_allclose(np.abs(first - (0.5 * logs()["observations"][:5] - 2.0) / 2.0), noise / 2.0, atol=1e-5)
 
 
 def test_what_cannot_be_judged_is_refused(tmp_path):
