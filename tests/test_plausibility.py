@@ -36,6 +36,13 @@ def test_units_do_not_matter_and_constant_entries_tell_nothing(scale):
     np.testing.assert_array_equal(jumps(columns.astype(np.float32), ends), [499])
 
 
+def test_an_entry_of_large_units_that_goes_on_hides_nothing():
+    observations, ends = walks()
+    observations[:, 1] = 1e4 * np.cumsum(np.random.default_rng(1).normal(scale=0.1, size=len(observations)))
+    ends[499] = False
+    np.testing.assert_array_equal(jumps(observations, ends), [499])
+
+
 def test_where_every_step_is_as_large_as_any_nothing_is_found():
     observations = np.random.default_rng(0).normal(size=(2000, 3))
     assert not len(jumps(observations, np.zeros(2000, bool)))
