@@ -17,7 +17,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Metrics, Transition
-from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.dataset import OfflineDataset, longest_stretch
 from brac_plus_tf.models.dynamics import Dynamics, Prediction
 from brac_plus_tf.models.optimization import build_adam, gradient_step, raw
 
@@ -252,7 +252,7 @@ class LearnedDynamics:
         Root mean square over states and entries, in standard deviations of the data's entries.
         """
         spread = np.maximum(data.transitions.observation.std(axis=0, dtype=np.float64), 1e-6)
-        longest, best, metrics = _longest(data), int(self.order[0]), {}
+        longest, best, metrics = longest_stretch(data.places), int(self.order[0]), {}
         horizon = max((h for h in _HORIZONS if h < longest), default=0)
         if not horizon:
             return {}
@@ -283,9 +283,3 @@ def recorded(source: TransitionSource) -> OfflineDataset:
     if not isinstance(source, OfflineDataset):
         raise UserError("a model of the dynamics is learned from recorded data, not online")
     return source
-
-
-def _longest(data: OfflineDataset) -> int:
-    """Transitions of the longest unbroken stretch."""
-    broken = np.append(True, (np.diff(data.places.episode) != 0) | (np.diff(data.places.step) != 1))
-    return int(np.bincount(np.cumsum(broken)).max())

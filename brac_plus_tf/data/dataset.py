@@ -133,7 +133,7 @@ class OfflineDataset:
         if length not in self._starts:
             starts = segment_starts(self.places, length)
             if len(starts) == 0:
-                longest = int(np.bincount(np.cumsum(~_continues(self.places))).max())
+                longest = longest_stretch(self.places)
                 raise UserError(f"no episode has {length} consecutive transitions, the longest has {longest}")
             with tf.init_scope():  # not inside of what is being traced: the next trace wants it, too
                 self._starts[length] = tf.constant(starts, tf.int32)
@@ -194,10 +194,15 @@ def segment_starts(places: Places, length: int) -> np.ndarray:
     return np.flatnonzero(same & (places.step[last] - places.step[first] == length - 1))
 
 
-def _continues(places: Places) -> np.ndarray:
+def continues(places: Places) -> np.ndarray:
     """[M] bool: whether the row is the step after that of the row before."""
     continues = (np.diff(places.episode) == 0) & (np.diff(places.step) == 1)
     return np.append(False, continues)
+
+
+def longest_stretch(places: Places) -> int:
+    """Transitions of the longest unbroken one."""
+    return int(np.bincount(np.cumsum(~continues(places))).max())
 
 
 def _choose(count: int, share: float, seed: int, what: str) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.data.episodes import Places
+from brac_plus_tf.data.dataset import OfflineDataset, continues
 
 
 def previous_actions(data: OfflineDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -11,7 +10,7 @@ def previous_actions(data: OfflineDataset) -> tuple[np.ndarray, np.ndarray]:
 
     It is not where the transition before it is not among the data.
     """
-    action, follows = data.transitions.action, np.append(False, _follows(data.places))
+    action, follows = data.transitions.action, continues(data.places)
     previous = np.where(follows[:, None], np.roll(action, 1, axis=0), 0.0).astype(np.float32)
     return previous, follows | (data.places.step == 0)
 
@@ -23,15 +22,10 @@ def window_returns(data: OfflineDataset, horizon: int) -> tuple[np.ndarray, np.n
     the end of the data cuts short is not known. [M] bool.
     """
     reward, terminal = data.transitions.reward.astype(np.float64), data.transitions.discount == 0.0
-    follows = np.append(_follows(data.places), False)
+    follows = np.append(continues(data.places)[1:], False)
     total, known = reward, np.ones(len(reward), bool)
     # a window of n steps is a reward and the window of n - 1 steps from the next row on
     for _ in range(1, horizon):
         total = reward + np.where(terminal, 0.0, np.roll(total, -1))
         known = terminal | (follows & np.roll(known, -1))
     return total.astype(np.float32), known
-
-
-def _follows(places: Places) -> np.ndarray:
-    """[M - 1] bool: whether row n + 1 is the step after row n."""
-    return (np.diff(places.episode) == 0) & (np.diff(places.step) == 1)

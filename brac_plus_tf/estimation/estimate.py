@@ -171,7 +171,7 @@ def _conclusion(
     clone, clone_drift = _value(directory, CLONE)
     policy, drift = _value(directory, POLICY) if evaluation.policy_value else (clone, clone_drift)
     learner = evaluation.policy_value or evaluation.clone_value
-    data = of_sample(discounted_returns(dataset, gamma, _tail(evaluation.clone_value, dataset, evaluation)))
+    data = of_sample(discounted_returns(dataset, gamma, _tail(evaluation, dataset)))
     units = learner.units
     limits = tuple(float(learner.in_units(np.float64(limit))) for limit in (units.low, units.high))
     episodes = len(learner.starts.row)
@@ -197,13 +197,13 @@ def _value(directory: Path, stage: str) -> tuple[Interval, float]:
     return of_members(last), float(last.mean() - before.mean())
 
 
-def _tail(learner: FittedQLearner, dataset: OfflineDataset, evaluation: PolicyEvaluation) -> np.ndarray:
+def _tail(evaluation: PolicyEvaluation, dataset: OfflineDataset) -> np.ndarray:
     """What the cloned policy would earn from each row's next state on [M]: needed where the recording was cut."""
     following, tails = dataset.transitions.next_observation, []
     for first in range(0, len(following), _ROWS):
         state = following[first : first + _ROWS]
         action = evaluation.cloned.network(tf.constant(state))[0]
-        tails.append(learner.values(state, tf.tanh(action).numpy()).mean(axis=0))
+        tails.append(evaluation.clone_value.values(state, tf.tanh(action).numpy()).mean(axis=0))
     return np.concatenate(tails)
 
 
