@@ -5,7 +5,7 @@ A rule is built once the problem is known; what it may learn is a stage of its a
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import gin
 import numpy as np
@@ -146,12 +146,6 @@ class AnyTermination(HyperParameters):
         return NoTermination().build(problem, seed)
 
 
-class _Batch(NamedTuple):
-    """Transitions [2, B, ..]: those that go on, and those that end."""
-
-    transition: Transition
-
-
 class _Learned:
     """The classifier, its optimiser and its stage."""
 
@@ -212,25 +206,23 @@ class _Learned:
         parts = [np.split(rows, [count]) for rows, count in zip(classes, cut, strict=True)]
         return [*(training for _, training in parts), *(held_out for held_out, _ in parts)]
 
-    def _draw(self, source: TransitionSource, seed: tf.Tensor) -> _Batch:
-        """As many that end as that go on."""
+    def _draw(self, source: TransitionSource, seed: tf.Tensor) -> Transition:
+        """As many that end as that go on: [2, B, ..], those that go on first."""
         data, (on, end, _, _) = recorded(source), self._parts(source)
         half = self._settings.batch_size // 2
         with tf.init_scope():
             classes = [tf.constant(rows, tf.int32) for rows in (on, end)]
         places = tf.random.stateless_uniform([2, half], seed, 0, 2**31 - 1, tf.int32, alg="philox")
         numbers = [tf.gather(rows, place % len(rows)) for rows, place in zip(classes, tf.unstack(places), strict=True)]
-        return _Batch(data.rows(tf.stack(numbers)))
+        return data.rows(tf.stack(numbers))
 
-    def update(self, batch: _Batch, seed: tf.Tensor) -> Metrics:
+    def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """One step on the mean cross entropy."""
         del seed
 
         def loss() -> tuple[tf.Tensor, Metrics]:
-            logit = self._logit(
-                batch.transition.observation, batch.transition.action, batch.transition.next_observation
-            )
-            label = 1.0 - batch.transition.discount
+            logit = self._logit(batch.observation, batch.action, batch.next_observation)
+            label = 1.0 - batch.discount
             return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(label, logit)), {}
 
         return {"loss": gradient_step(loss, self._network.trainable_variables, self._optimizer)[0]}

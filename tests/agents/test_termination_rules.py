@@ -137,7 +137,7 @@ def test_half_of_a_batch_are_ends_and_nothing_held_out_or_unknown_is_drawn():
     data = tiny.with_columns(dataclasses.replace(data, places=data.places._replace(known=known)), action=number)
     ends, stage = learned(data, batch_size=40)
     on, end, held_on, held_end = ends._parts(data)
-    drawn = [stage.draw(data, tf.constant([step, 0])).transition for step in range(250)]
+    drawn = [stage.draw(data, tf.constant([step, 0])) for step in range(250)]
     going, ending = ({int(row) for batch in drawn for row in np.ravel(batch.action[half])} for half in (0, 1))
     assert drawn[0].discount.shape == (2, 20)
     assert all((batch.discount[0].numpy() == 1.0).all() and (batch.discount[1].numpy() == 0.0).all() for batch in drawn)
@@ -159,7 +159,7 @@ def test_the_loss_is_the_cross_entropy():
     data = falling(2000)
     ends, stage = learned(data, batch_size=40)
     batch = stage.draw(data, SEED)
-    logit = ends._logit(*(batch.transition[index] for index in (0, 1, 4))).numpy().astype(np.float64)
+    logit = ends._logit(*(batch[index] for index in (0, 1, 4))).numpy().astype(np.float64)
     probability = 1.0 / (1.0 + np.exp(-logit))
     expected = -0.5 * (np.log(1.0 - probability[0]).mean() + np.log(probability[1]).mean())
     assert float(stage.update(batch, SEED)["loss"]) == pytest.approx(expected, rel=1e-4)
