@@ -10,6 +10,7 @@ from brac_plus_tf.models.networks import (
     DeterministicActor,
     EnsembleMLP,
     ValueNetwork,
+    normalized_relu,
 )
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, StateMultiplier
 
@@ -147,6 +148,36 @@ def test_critic_gives_one_value_per_member_and_state_and_its_minimum():
     np.testing.assert_allclose(critic(observation, action), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(critic.minimum(observation, action), expected.min(axis=0), rtol=1e-4, atol=1e-5)
     assert set(expected.argmin(axis=0).ravel()) == {0, 1, 2}  # each member is the least somewhere
+
+
+def test_the_normalised_relu_is_layer_normalisation_and_then_relu():
+    inputs = 5.0 * normal(N, B, 7) + 3.0
+    expected = tf.nn.relu(tf.keras.layers.LayerNormalization(epsilon=1e-5, center=False, scale=False)(inputs))
+    np.testing.assert_allclose(normalized_relu(inputs), expected, rtol=1e-4, atol=1e-5)
+    # by hand: mean 2, variance 2/3
+    root = np.sqrt(1.5)
+    np.testing.assert_allclose(normalized_relu(tf.constant([[1.0, 2.0, 3.0]])), [[0.0, 0.0, root]], rtol=1e-4)
+    np.testing.assert_array_equal(normalized_relu(tf.constant([[4.0, 4.0]])), [[0.0, 0.0]])
+
+
+def test_a_critic_takes_the_activation_it_was_given_in_every_hidden_layer():
+    plain, normalised = (
+        with_random_biases(CriticNetwork((8, 8), 2, DIMENSIONS, 0, activation=activation))
+        for activation in (tf.nn.relu, normalized_relu)
+    )
+    weights = plain.get_weights()
+    normalised.set_weights(weights)
+    observation, action = normal(B, 6), normal(B, 2)
+    hidden = np.stack([np.concatenate([observation, action], axis=-1)] * 2)
+    kernels, biases = ([w for w in weights if w.ndim == n] for n in (3, 2))
+    for kernel, bias in zip(kernels[:-1], biases[:-1], strict=True):
+        hidden = np.einsum("ebi,eio->ebo", hidden, kernel) + bias[:, None]
+        hidden = tf.nn.relu(tf.keras.layers.LayerNormalization(epsilon=1e-5, center=False, scale=False)(hidden)).numpy()
+    expected = np.einsum("ebi,eio->ebo", hidden, kernels[-1]) + biases[-1][:, None]
+    np.testing.assert_allclose(normalised(observation, action), expected[..., 0], rtol=1e-3, atol=1e-4)
+    # growing inputs grow a plain critic and not this one
+    far = [1e4 * observation, 1e4 * action]
+    assert np.abs(plain(*far)).max() > 1e3 and np.abs(normalised(*far)).max() < 1e2
 
 
 def test_minimum_of_two_hand_weighted_critics():

@@ -10,7 +10,7 @@ from brac_plus_tf.agents.base import Problem, TransitionSource, Watch
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Metrics, Transition
-from brac_plus_tf.models.networks import CriticNetwork
+from brac_plus_tf.models.networks import CriticNetwork, Function
 from brac_plus_tf.models.optimization import build_adam, gradient_step, soft_update
 from brac_plus_tf.objectives.losses import pessimistic_value, smallest_value, squared_td_error, td_target
 
@@ -23,7 +23,7 @@ class Critic(HyperParameters):
     """K critics and how they learn. What every algorithm sets for itself has no default here.
 
     hidden_sizes, members: of the K networks. learning_rate: Adam's. gamma: discount. tau: share of the critic that its
-    target takes over per step. target_samples: next actions drawn per state for the target; the best of them counts.
+    target takes over per step. activation: of the hidden layers. target_samples: next actions drawn per state for the target; the best of them counts.
     minimum_weight: a target's value is this share of min_j Q'_j and the rest of max_j Q'_j (BEAR and BCQ: 0.75).
     """
 
@@ -34,6 +34,7 @@ class Critic(HyperParameters):
     gamma: float = 0.99
     target_samples: int = 1
     minimum_weight: float = 1.0
+    activation: Function = tf.nn.relu
 
     def check_suits(self, problem: Problem) -> None:
         """Raises UserError if the data state another discount, or hold nothing that a value could be learned from."""
@@ -60,7 +61,10 @@ class ValueLearner:
         critic.check_suits(problem)
         # the same seed and name: the target starts as an exact copy
         self.critic, self.target_critic = (
-            CriticNetwork(critic.hidden_sizes, critic.members, problem.dimensions, seed) for _ in range(2)
+            CriticNetwork(
+                critic.hidden_sizes, critic.members, problem.dimensions, seed, activation=critic.activation
+            )
+            for _ in range(2)
         )
         self.critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
         self.followed = [(self.critic.variables, self.target_critic.variables)]

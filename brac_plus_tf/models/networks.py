@@ -29,6 +29,17 @@ def truncated_normal(seed: int, fan_in: int) -> Callable[[tuple[int, ...], str],
     return tf.keras.initializers.TruncatedNormal(stddev=0.5 / math.sqrt(fan_in), seed=seed)
 
 
+@gin.register
+def normalized_relu(inputs: tf.Tensor) -> tf.Tensor:
+    """relu((x - mean) / deviation) [.., H]: layer normalisation [Ba et al. 2016] over the H units, then ReLU.
+
+    It has no scale and offset of its own: the next layer's weights make up for them. A critic of it grows with its
+    last weights alone, not with the size of its inputs: far from the data its values stay of the data's size.
+    """
+    mean, variance = tf.nn.moments(inputs, axes=[-1], keepdims=True)
+    return tf.nn.relu((inputs - mean) * tf.math.rsqrt(variance + 1e-5))
+
+
 class Layers(NamedTuple):
     """activation: of the hidden layers. initializer: (seed, fan_in) -> how a kernel starts; biases start at 0."""
 
@@ -179,9 +190,16 @@ class CriticNetwork(EnsembleMLP):
     """Q_j(s, a): observation [.., O] and action [.., A] in [-1, 1] -> [K, ..] in units of the rescaled reward."""
 
     def __init__(
-        self, hidden_sizes: tuple[int, ...], members: int, dimensions: Dimensions, seed: int, name: str = "critic"
+        self,
+        hidden_sizes: tuple[int, ...],
+        members: int,
+        dimensions: Dimensions,
+        seed: int,
+        name: str = "critic",
+        activation: Function = tf.nn.relu,
     ) -> None:
-        super().__init__(members, dimensions.observation + dimensions.action, hidden_sizes, 1, seed, name)
+        inputs = dimensions.observation + dimensions.action
+        super().__init__(members, inputs, hidden_sizes, 1, seed, name, Layers(activation))
 
     def call(self, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:  # type: ignore[override]
         inputs = tf.concat([observation, action], axis=-1)
