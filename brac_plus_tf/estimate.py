@@ -9,6 +9,7 @@ believed, and the verdict says so. Settings: gin_configs/estimate.gin.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -18,16 +19,8 @@ from brac_plus_tf.core.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    import gin
-
-    from brac_plus_tf.data.loading import load_dataset
-    from brac_plus_tf.data.sources import dataset_task
-    from brac_plus_tf.estimation.estimate import Estimation, estimate, report_lines
-    from brac_plus_tf.policies.saved_policy import LoadedPolicy
-    from brac_plus_tf.runs import configuration
-    from brac_plus_tf.runs.experiment import Experiment
-    from brac_plus_tf.runs.finished import saved_model
-    from brac_plus_tf.runs.trainer import Loop
+    from brac_plus_tf.estimation.estimate import report_lines
+    from brac_plus_tf.estimation.finished_run import FILE, Question, estimate_policy, estimate_run
 
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
@@ -36,19 +29,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("name what is to be judged: either --run_dir or --policy")
     if policy and not (values.dataset and output):
         raise UserError("--policy needs --dataset, the data to judge it by, and --output, where the estimate is kept")
-    own = [str(run / "operative_config.gin")] if run else []  # which says how its data are read
-    configuration.parse([*own, "estimate.gin"], values.gin_bindings)
-    names = values.dataset or gin.query_parameter(f"{Experiment.__name__}.dataset")
-    names = (names,) if isinstance(names, str) else tuple(names)
-    given = None if policy == "behavior" else LoadedPolicy(saved_model(run) if run else policy)
-    dataset = gin.get_configurable(load_dataset)(names, None if values.env == "none" else dataset_task(names[0]))
-    directory = output or run / "estimate"
-    settings, loop = gin.get_configurable(Estimation)(), gin.get_configurable(Loop)()
-    configuration.check_effective(values.gin_bindings, gin.operative_config_str())
-    cache = directory.parent / "stage_cache" if output else run.parents[2] / "stage_cache"
-    content = estimate(directory, cache, dataset, given, values.action, values.seed, settings, loop)
+    bindings = tuple(values.gin_bindings)
+    question = Question(values.dataset or (), values.env or "", values.action or "", values.seed, bindings)
+    if run:
+        content = estimate_run(run, question, output)
+    else:
+        content = estimate_policy(None if policy == "behavior" else Path(policy), question, output)
     print(report_lines(content))
-    print(f"results: {directory / 'estimate.json'}")
+    print(f"results: {(output or run / 'estimate') / FILE}")
 
 
 if __name__ == "__main__":

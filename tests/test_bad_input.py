@@ -225,7 +225,14 @@ def test_names_in_any_language(folder, monkeypatch):
     (folder / name).mkdir()
     (folder / "hopper.hdf5").rename(folder / name / f"{name}.hdf5")
     monkeypatch.chdir(folder / name)
-    arguments = ["--gin_file=bc/base.gin", f"--dataset={name}.hdf5", "--env=none", "--smoke", f"--root_dir={name}"]
+    arguments = [
+        "--gin_file=bc/base.gin",
+        f"--dataset={name}.hdf5",
+        "--env=none",
+        "--estimate=none",
+        "--smoke",
+        f"--root_dir={name}",
+    ]
     arguments += [f"--gin_bindings={b}" for b in ("behavior/Actor.hidden_sizes = (8,)", "Loop.compiled = False")]
     outcome = tiny.run_here("train", *arguments)
     assert outcome.status == 0, outcome.stderr

@@ -205,7 +205,7 @@ def test_other_settings_of_the_main_stage_reuse_the_stages_before_it(trained, da
     cached = {path.name: path.read_bytes() for path in (root / "stage_cache").iterdir()}
     kept = (binding for binding in BINDINGS if "epochs" not in binding)
     bindings = (*kept, "Improvement.policy_learning_rate = 1e-2", "Improvement.epochs = 0")
-    outcome = run_here("train", *arguments(root, dataset, "--env=none", bindings=bindings))
+    outcome = run_here("train", *arguments(root, dataset, "--env=none", "--estimate=none", bindings=bindings))
     assert outcome.status == 0, outcome.stderr
     reused = re.findall(r"^(\w+): 24 steps reused", outcome.stdout, re.MULTILINE)
     assert reused == ["behavior", "initial_policy", "initial_critic"]

@@ -131,8 +131,11 @@ def test_what_cannot_be_compared_is_refused_before_it_is_trained(tmp_path):
     check_comparable(good)
     check_comparable([*good, configured(unknown, "bc", 0, "Experiment.environment = 'Hopper-v4'")])
     for wrong, message in (
-        (configured(hopper, "cql", 0, "Experiment.environment = 'none'"), "cql on hopper: no environment is known"),
-        (configured(unknown), "bc on unknown: no environment is known"),
+        (
+            configured(hopper, "cql", 0, "Experiment.environment = 'none'"),
+            "cql on hopper would have an estimate, bc on hopper a score: compare them apart",
+        ),
+        (configured(unknown), "bc on unknown would have an estimate, bc on hopper a score"),
         (
             configured(hopper, "cql", 0, "Experiment.final_episodes = 7"),
             "cql on hopper: Experiment.final_episodes is 7, for bc on hopper it is 100",
@@ -146,6 +149,10 @@ def test_what_cannot_be_compared_is_refused_before_it_is_trained(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             check_comparable([*good, wrong])
+    check_comparable([configured(unknown, agent) for agent in ("bc", "cql")])
+    # a planner remembers its plan, which no recorded state says
+    with pytest.raises(UserError, match=r"mbop on unknown: no environment is known, and .* remembers its episode"):
+        check_comparable([configured(unknown, agent) for agent in ("bc", "mbop")])
 
 
 def test_the_cores_are_dealt_out():
@@ -289,10 +296,23 @@ def test_wrong_flags_are_refused_before_anything_is_trained(arguments, tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
-def test_nothing_is_trained_where_there_would_be_no_score(arguments, tmp_path):
+def test_without_an_environment_the_estimates_are_compared(arguments, tmp_path):
     root = tmp_path / "runs"
-    outcome = compare([*arguments, "--gin_bindings=Experiment.environment = 'none'"], root)
+    bindings = ["--smoke", "--gin_bindings=Experiment.environment = 'none'"]
+    outcome = compare([*arguments, *bindings], root)
+    assert outcome.status == 0, outcome.stderr
+    table = (root / "out-smoke" / "table.md").read_text()
+    assert table.startswith("Estimates, no simulator") and "+-" in table
+    for agent in ("bc", "sac"):
+        assert (root / "hopper" / f"{agent}_tiny-smoke" / "0" / "estimate" / "estimate.json").exists()
+    assert compare([*arguments, *bindings], root).stdout.count("done before") == 2
+
+
+def test_nothing_is_trained_where_nothing_could_be_judged(arguments, tmp_path):
+    root = tmp_path / "runs"
+    agents = ["--agents=bc,mbop", "--gin_bindings=Experiment.environment = 'none'"]
+    outcome = compare([*arguments, *agents], root)
     assert outcome.status == 1 and outcome.stdout == ""
-    (line,) = outcome.stderr.splitlines()
-    assert line.startswith("error: bc on hopper: no environment is known, so there would be no score to compare")
+    (line,) = outcome.stderr.splitlines()[-1:]
+    assert line.startswith("error: mbop on hopper: no environment is known, and the way to act")
     assert not root.exists()

@@ -134,13 +134,6 @@ def test_runs_on_other_terms_are_refused(tmp_path, key, value):
         collect([first, second])
 
 
-def test_a_run_without_evaluation_is_refused(tmp_path):
-    cell = Cell("bc", "d", 0, write_run(tmp_path / "a", 1.0))
-    (cell.directory / "evaluation.json").unlink()
-    with pytest.raises(UserError, match="without an environment"):
-        collect([cell])
-
-
 def test_published_scores_are_the_papers():
     # Table 1, last row, and Table 2, first row
     agents = ("bear", "brac_p", "brac_v", "cql", "brac_plus")
@@ -170,3 +163,68 @@ def test_curves_of_seeds_that_were_evaluated_at_other_steps_meet_where_both_were
     (runs[1] / "metrics.csv").write_text("stage,step,metric,value\nmain,200,evaluation/score_mean,4.0\n")
     figure = draw_curves(collect([Cell("bc", "d", seed, run) for seed, run in enumerate(runs)]))
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[200, 3.0]]
+
+
+# Without an environment -----------------------------------------------------------------------------------------------
+
+
+def write_judged(directory, mean, verdict="better than the data", **changes):
+    """A run without an environment, as `train` leaves it."""
+    write_run(directory, 0.0, environment=None)
+    (directory / "evaluation.json").unlink()
+    content = {"gamma": 0.99, "episodes": 40, "estimate": {"mean": mean, "half_width": 1.25}, "verdict": verdict}
+    content |= {"data": {"mean": 5.0, "half_width": 0.5}, "clone": {"mean": 4.75, "half_width": 0.5}} | changes
+    (directory / "estimate").mkdir()
+    (directory / "estimate" / "estimate.json").write_text(json.dumps(content))
+    return directory
+
+
+def test_estimates_stand_in_for_scores_and_every_heading_says_so(tmp_path):
+    cells = [
+        Cell("bc", "mine", 0, write_judged(tmp_path / "0", 4.5, "not told apart from the data")),
+        Cell("cql", "mine", 0, write_judged(tmp_path / "1", 9.0)),
+    ]
+    text = write_comparison(collect(cells), tmp_path / "out").read_text()
+    headings = [line for line in text.splitlines() if line and not line.startswith("|")]
+    assert headings[0].startswith("Estimates, no simulator") and "gamma 0.99" in headings[0] and "score" not in text
+    assert all("stimate" in heading for heading in headings if "steps per second" not in heading)
+    rows = rows_of(text)
+    expected = ["4.5 +- 1.2 (not told apart from the data)", "9 +- 1.2 (better than the data)"]
+    assert rows[2] == ("mine", expected)
+    assert ("mine", ["5 +- 0.5", "4.75 +- 0.5"]) in rows
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        assert [(row["unit"], float(row["mean"])) for row in csv.DictReader(file)] == [
+            ("estimate", 4.5),
+            ("estimate", 9),
+        ]
+    (panel,) = [axes for axes in draw_curves(collect(cells)).axes if axes.get_title() == "mine"]
+    assert "no simulator" in panel.get_ylabel()
+    (bc, cql) = panel.containers
+    assert [bar.lines[0].get_ydata()[0] for bar in (bc, cql)] == [4.5, 9.0]
+    np.testing.assert_allclose(cql.lines[2][0].get_segments()[0][:, 1], [7.75, 10.25])  # the interval's ends
+    band = [patch.get_extents().get_points() for patch in panel.patches]
+    np.testing.assert_allclose(panel.transData.inverted().transform(band[0])[:, 1], [4.5, 5.5])
+
+
+def test_estimates_of_several_seeds(tmp_path):
+    runs = [write_judged(tmp_path / str(seed), mean, verdict) for seed, (mean, verdict) in enumerate(SEVERAL)]
+    cells = [Cell("bc", "mine", seed, run) for seed, run in enumerate(runs)]
+    rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
+    assert rows[2] == ("mine", ["4 [2, 6] (better than the data, not reliable on this data)"])
+
+
+SEVERAL = [(2.0, "better than the data"), (4.0, "not reliable on this data"), (6.0, "better than the data")]
+
+
+@pytest.mark.parametrize("change", [{"gamma": 0.9}, {"episodes": 39}])
+def test_estimates_of_different_quantities_are_not_compared(tmp_path, change):
+    runs = [write_judged(tmp_path / "0", 1.0), write_judged(tmp_path / "1", 1.0, **change)]
+    with pytest.raises(UserError, match=f"its {next(iter(change))} is not that of"):
+        collect([Cell("bc", "mine", seed, run) for seed, run in enumerate(runs)])
+
+
+def test_a_run_with_neither_is_refused(tmp_path):
+    run = write_judged(tmp_path / "0", 1.0)
+    (run / "estimate" / "estimate.json").unlink()
+    with pytest.raises(UserError, match="neither evaluated nor judged"):
+        collect([Cell("bc", "mine", 0, run)])

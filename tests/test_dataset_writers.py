@@ -202,7 +202,7 @@ def test_a_trial_of_training_takes_it(folder, arrays):
     write(folder / "a.hdf5", ARRAYS[arrays](base()))
     small = ("behavior/Actor.hidden_sizes = ()", "Loop.compiled = False", "behavior/Fit.batch_size = 2")
     bindings = [f"--gin_bindings={binding}" for binding in small]
-    arguments = ["--gin_file=bc/base.gin", "--dataset=a.hdf5", "--env=none", "--smoke", *bindings]
+    arguments = ["--gin_file=bc/base.gin", "--dataset=a.hdf5", "--env=none", "--estimate=none", "--smoke", *bindings]
     outcome = tiny.run_here("train", *arguments)
     assert outcome.status == 0, outcome.stderr
     assert (folder / "runs" / "a" / "bc-smoke" / "0" / "saved_model" / "policy.json").exists()

@@ -31,7 +31,13 @@ def test_eight_frames_from_main_to_the_gradient(tmp_path, monkeypatch, gin_file)
     small = BINDINGS if gin_file.startswith("brac_plus") else ("behavior/Fit.steps = 2",)
     bindings = [f"--gin_bindings={binding}" for binding in (*small, "Loop.compiled = False")]
     outcome = run_here(
-        "train", f"--gin_file={gin_file}", f"--dataset={data}", "--env=none", f"--root_dir={tmp_path}", *bindings
+        "train",
+        f"--gin_file={gin_file}",
+        f"--dataset={data}",
+        "--env=none",
+        "--estimate=none",
+        f"--root_dir={tmp_path}",
+        *bindings,
     )
     assert outcome.status == 0, outcome.stderr
     # the network's own derivative within the penalty, the divergence's networks and the like are calls of a loss

@@ -17,8 +17,8 @@ ROOMS["agents"] = {"core", "environments", "models", "objectives", "data"}
 ROOMS["policies"] = {"core", "environments", "data", "agents"}
 ROOMS["runs"] = {"core", "environments", "data", "agents", "policies"}
 ROOMS["collection"] = {"core", "environments", "data", "policies"}
-ROOMS["comparison"] = {"core", "data", "runs"}
 ROOMS["estimation"] = {"core", "environments", "data", "models", "objectives", "agents", "policies", "runs"}
+ROOMS["comparison"] = {"core", "data", "policies", "runs", "estimation"}
 # the other modules of agents/ are algorithms
 SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}
 SHARED_AGENTS |= {"learned_dynamics", "termination"}

@@ -89,7 +89,7 @@ def lab(tmp_path, monkeypatch):
 
 
 def train(*arguments: str):
-    outcome = run_here("train", "--dataset=hopper.hdf5", "--env=none", "--root_dir=runs", *arguments)
+    outcome = run_here("train", "--dataset=hopper.hdf5", "--env=none", "--estimate=none", "--root_dir=runs", *arguments)
     assert outcome.status == 0, outcome.stderr
 
 

@@ -23,8 +23,9 @@ class Critic(HyperParameters):
     """K critics and how they learn. What every algorithm sets for itself has no default here.
 
     hidden_sizes, members: of the K networks. learning_rate: Adam's. gamma: discount. tau: share of the critic that its
-    target takes over per step. activation: of the hidden layers. target_samples: next actions drawn per state for the target; the best of them counts.
+    target takes over per step. target_samples: next actions drawn per state for the target; the best of them counts.
     minimum_weight: a target's value is this share of min_j Q'_j and the rest of max_j Q'_j (BEAR and BCQ: 0.75).
+    activation: of the hidden layers.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -61,9 +62,7 @@ class ValueLearner:
         critic.check_suits(problem)
         # the same seed and name: the target starts as an exact copy
         self.critic, self.target_critic = (
-            CriticNetwork(
-                critic.hidden_sizes, critic.members, problem.dimensions, seed, activation=critic.activation
-            )
+            CriticNetwork(critic.hidden_sizes, critic.members, problem.dimensions, seed, activation=critic.activation)
             for _ in range(2)
         )
         self.critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brac_plus_tf.comparison.results import Result, names
@@ -10,12 +11,18 @@ from brac_plus_tf.runs.curves import look_of, mean_curve
 
 
 def draw_curves(results: Sequence[Result]) -> Figure:
-    """A panel for each dataset; for each agent the mean over seeds, and their range as a band."""
+    """A panel for each dataset; for each agent the mean over seeds, and their range as a band.
+
+    Of runs that no environment has evaluated, their estimates with intervals, beside what the data earned.
+    """
     agents, datasets = names(results, "agent"), names(results, "dataset")
     figure = Figure(figsize=(5.0 * len(datasets), 4.0), layout="constrained")
     panels = figure.subplots(1, len(datasets), squeeze=False)[0]
     for panel, dataset in zip(panels, datasets, strict=True):
         here = [result for result in results if result.cell.dataset == dataset]
+        if any(result.judgement for result in here):
+            _draw_estimates(panel, here, agents)
+            continue
         for agent in names(here, "agent"):
             color, line = look_of(agents.index(agent))
             curves = [_arrays(result.curve) for result in here if result.cell.agent == agent]
@@ -30,6 +37,24 @@ def draw_curves(results: Sequence[Result]) -> Figure:
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=6, frameon=False)
     return figure
+
+
+def _draw_estimates(panel: Axes, results: Sequence[Result], agents: Sequence[str]) -> None:
+    """A point with its interval for each run, and the band of what the data earned."""
+    for result in results:
+        assert result.judgement
+        estimate, place = result.judgement["estimate"], agents.index(result.cell.agent)
+        seeds = [other.cell.seed for other in results if other.cell.agent == result.cell.agent]
+        shift = 0.12 * (seeds.index(result.cell.seed) - (len(seeds) - 1) / 2.0)
+        color, _ = look_of(place)
+        panel.errorbar(place + shift, estimate["mean"], estimate["half_width"], color=color, marker="o", capsize=3)
+    data = results[0].judgement["data"]  # type: ignore[index]
+    low, high = data["mean"] - data["half_width"], data["mean"] + data["half_width"]
+    panel.axhspan(low, high, color="0.8", zorder=0, label="the data")
+    panel.set_xticks(range(len(agents)), agents, rotation=30, ha="right")
+    panel.set(title=results[0].cell.dataset, ylabel="estimated discounted return (no simulator)")
+    panel.grid(alpha=0.25, linewidth=0.6, axis="y")
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def _arrays(curve: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:

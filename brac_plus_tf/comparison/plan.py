@@ -7,13 +7,20 @@ from pathlib import Path
 
 import gin
 
-from brac_plus_tf.comparison.results import Cell
+from brac_plus_tf.comparison.results import Cell, has_result
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
 from brac_plus_tf.data.d4rl_names import is_d4rl_name
+from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.sources import dataset_task
+from brac_plus_tf.estimation.estimate import check_judgeable
+from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, smoke
 from brac_plus_tf.runs.experiment import Experiment, evaluation_task, task_label
 from brac_plus_tf.runs.facts import read_facts
+from brac_plus_tf.runs.session import problem_of
+
+_NAME_ONE = "--gin_bindings=\"Experiment.environment = 'Hopper-v4'\""
 
 
 def gin_files(agent: str, sources: Sequence[str], more: Sequence[str]) -> list[str]:
@@ -81,33 +88,46 @@ def check_comparable(cells: Sequence[Cell]) -> None:
     """Checks, before hours of training, what `collect` would find after them; also that the data can be read.
 
     Raises:
-      UserError: for whatever the training command would refuse at once, if no score could be had, or if runs on the
-        same data would be evaluated in another environment or in another number of episodes.
+      UserError: for whatever the training command would refuse at once, if runs on the same data would be evaluated
+        in another environment or in another number of episodes, or if, without an environment, a policy could not be
+        judged by its data.
     """
     first: dict[str, tuple[str, dict[str, object]]] = {}
+    datasets: dict[str, OfflineDataset] = {}
+    kind: tuple[str, bool] | None = None  # whether there is no environment, and who said so first
     for cell in [cell for cell in cells if cell.seed == cells[0].seed]:  # those of other seeds differ in nothing else
         experiment = configuration.build(Experiment, cell.gin_files, cell.bindings)
         sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
         place = f"{cell.agent} on {cell.dataset}"
         task = evaluation_task(experiment.environment, sources)
+        if cell.dataset not in datasets:
+            datasets[cell.dataset] = experiment.load_dataset(sources, task)
+        terms: dict[str, object] = {"environment": None}
         if task is None:
-            raise UserError(
-                f"{place}: no environment is known, so there would be no score to compare; name one: "
-                "--gin_bindings=\"Experiment.environment = 'Hopper-v4'\""
-            )
-        if cell.dataset not in first:
-            experiment.load_dataset(sources, task)
-        backend = experiment.make_environment(task).backend
-        terms = {"environment": f"{task.name} ({backend})", "final_episodes": experiment.final_episodes}
+            _check_judgeable(place, experiment, datasets[cell.dataset], sources)
+        else:
+            backend = experiment.make_environment(task).backend
+            terms = {"environment": f"{task.name} ({backend})", "final_episodes": experiment.final_episodes}
+        if (task is None) != (kind := kind or (place, task is None))[1]:
+            one, other = ("an estimate", "a score") if task is None else ("a score", "an estimate")
+            raise UserError(f"{place} would have {one}, {kind[0]} {other}: compare them apart")
         before, expected = first.setdefault(cell.dataset, (place, terms))
         for name, value in terms.items():
             if value != expected[name]:
                 raise UserError(f"{place}: Experiment.{name} is {value}, for {before} it is {expected[name]}")
 
 
+def _check_judgeable(place: str, experiment: Experiment, dataset: OfflineDataset, sources: Sequence[str]) -> None:
+    agent = experiment.build_agent(problem_of(dataset, dataset_task(sources[0])), 0)
+    try:
+        check_judgeable(DeployedPolicy(agent, dataset.dimensions, dataset.scaling), experiment.action, dataset)
+    except UserError as error:
+        raise UserError(f"{place}: no environment is known, and {error}; name one: {_NAME_ONE}") from error
+
+
 def is_done(cell: Cell) -> bool:
     """Whether the run is finished, under the very configuration that the training command would give it."""
-    if not (cell.directory / "evaluation.json").exists() or not (cell.directory / "saved_model").exists():
+    if not has_result(cell.directory) or not (cell.directory / "saved_model").exists():
         return False
     configuration.parse(cell.gin_files, cell.bindings)
     same = read_facts(cell.directory).get("configuration") == configuration.fingerprint()

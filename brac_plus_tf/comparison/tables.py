@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,27 +34,48 @@ def markdown(results: Sequence[Result]) -> str:
     for result in results:
         runs.setdefault((result.cell.dataset, result.cell.agent), []).append(result)
 
+    judged = any(result.judgement for result in results)
+
     def table(entry: Callable[[list[Result]], str]) -> list[str]:
         rows = [[name, *(entry(runs.get((name, agent), [])) for agent in agents)] for name in datasets]
         return _table(["dataset", *agents], rows)
 
     lines = [_caption(results, seeds), "", *table(_score_entry)]
+    if judged:
+        lines += ["", "Estimates of the data and of a cloned policy, by the same data:", ""]
+        lines += _table(["dataset", "data", "cloned policy"], [_of_data(name, results) for name in datasets])
     if len(datasets) > 1 and all(result.unit == "score" for result in results):
         columns = [[runs.get((name, agent), []) for name in datasets] for agent in agents]
         lines += ["", f"Interquartile mean over tasks{' and seeds' if seeds > 1 else ''}:", ""]
         lines += _table(["", *agents], [["IQM", *(_iqm_entry(column, seeds) for column in columns)]])
-    lines += ["", "Mean of the last 10 evaluations of each run, which follow a policy's swings less than its last one:"]
-    lines += ["", *table(_last_evaluations_entry)]
+    if not judged:
+        lines += [
+            "",
+            "Mean of the last 10 evaluations of each run, which follow a policy's swings less than its last one:",
+            "",
+            *table(_last_evaluations_entry),
+        ]
     lines += ["", "Gradient steps per second of each stage, median over the run:", "", *table(_speed_entry)]
     return "\n".join(lines) + "\n"
 
 
 def _caption(results: Sequence[Result], seeds: int) -> str:
+    if results[0].judgement:
+        return _caption_of_estimates(results[0].judgement, seeds)
     units, episodes = ({str(getattr(result, name)) for result in results} for name in ("unit", "episodes"))
     return (
         f"Normalised {' and '.join(sorted(units))} of the last policy, mean of {', '.join(sorted(episodes))} episodes, "
         f"{seeds} seed{'s; in brackets the 95 % interval over them' if seeds > 1 else ''}. "
         "Paper: the published number, on D4RL's own dataset of that name."
+    )
+
+
+def _caption_of_estimates(judgement: Mapping[str, Any], seeds: int) -> str:
+    interval_of = "the 95 % interval over seeds" if seeds > 1 else "+- the half of its 95 % interval"
+    return (
+        f"Estimates, no simulator: what the data let expect of the discounted return (gamma {judgement['gamma']:g}) of "
+        f"the last policy from the starts of their episodes, by fitted Q evaluation; {seeds} "
+        f"seed{'s' if seeds > 1 else ''}, {interval_of}, and the verdict beside what the data earned."
     )
 
 
@@ -70,9 +92,29 @@ def _with_interval(scores: np.ndarray, aggregate: Aggregate) -> str:
     return text
 
 
+def _of_data(name: str, results: Sequence[Result]) -> list[str]:
+    judgement = next(result.judgement for result in results if result.judgement and result.cell.dataset == name)
+    return [name, _told(judgement["data"]), _told(judgement["clone"])]
+
+
+def _told(interval_: Mapping[str, float]) -> str:
+    return f"{interval_['mean']:.4g} +- {interval_['half_width']:.2g}"
+
+
+def _estimate_entry(judgements: list[dict[str, Any]]) -> str:
+    verdicts = ", ".join(dict.fromkeys(judgement["verdict"] for judgement in judgements))
+    if len(judgements) == 1:
+        return f"{_told(judgements[0]['estimate'])} ({verdicts})"
+    values = np.array([[judgement["estimate"]["mean"]] for judgement in judgements])
+    low, high = interval(values, mean)
+    return f"{mean(values):.4g} [{low:.4g}, {high:.4g}] ({verdicts})"
+
+
 def _score_entry(runs: list[Result]) -> str:
     if not runs:
         return "failed"
+    if judgements := [run.judgement for run in runs if run.judgement]:
+        return _estimate_entry(judgements)
     text = _with_interval(np.array([[run.score] for run in runs]), mean)
     published = published_score(runs[0].cell.dataset, runs[0].cell.agent)
     return text if published is None else f"{text} (paper {published:g})"

@@ -16,7 +16,7 @@ from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import fold, initializer_seed
 from brac_plus_tf.core.settings import HyperParameters, describe
 from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.estimation.fitted_q import FittedQ, FittedQLearner, in_tenths
+from brac_plus_tf.estimation.fitted_q import FittedQ, FittedQLearner, in_tenths, starts_of
 from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.multipliers import Multiplier
@@ -26,6 +26,7 @@ from brac_plus_tf.runs.facts import host_facts
 from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
+from brac_plus_tf.runs.smoke import Shortened
 from brac_plus_tf.runs.stage_cache import StageCache
 
 CLONE, POLICY = "clone_value", "policy_value"
@@ -52,11 +53,6 @@ class _Candidate:
 
     def __init__(self, policy: Acting, action: str, dataset: OfflineDataset, draws: int, seed: int) -> None:
         way = policy.way(action)
-        if way.initial_state(1):
-            raise UserError(
-                f"the way to act {action!r} remembers its episode: what it would do in a recorded state is not known; "
-                f"choose another with --action ({', '.join(policy.actions)})"
-            )
         self._way, self._dataset, self._seed = way, dataset, seed
         observation = dataset.transitions.next_observation
         once, again = self._ask(observation, 0), self._ask(observation, 1) if draws > 1 else None
@@ -88,6 +84,16 @@ class _Candidate:
         del seed
         return tf.convert_to_tensor(self._ask(observation.numpy(), 0))
 
+    def distance(self) -> float:
+        """Of its actions from those of the data in the same states: see `_distance`."""
+        transitions = self._dataset.transitions
+        return _distance(self._ask(transitions.observation, 0), transitions.action)
+
+
+def _distance(action: np.ndarray, recorded: np.ndarray) -> float:
+    """Root mean square over rows and entries, in halves of the action's range."""
+    return float(np.sqrt(np.mean(np.square(action.astype(np.float64) - recorded))))
+
 
 class PolicyEvaluation:
     """A cloned policy, its value, and that of the policy in question, as the stages of a run.
@@ -97,7 +103,7 @@ class PolicyEvaluation:
 
     def __init__(self, settings: Estimation, dataset: OfflineDataset, candidate: _Candidate | None, seed: int) -> None:
         self.cloned: ClonedPolicy = settings.cloning.build(dataset.dimensions, seed)
-        self._settings = settings
+        self._transitions = dataset.transitions
         draw = self._draw
         self.clone_value = FittedQLearner(
             CLONE, settings.fitted_q, dataset, lambda row, state, own: draw(state, own), draw, seed
@@ -109,6 +115,13 @@ class PolicyEvaluation:
 
     def _draw(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return draw_policy(self.cloned.network, observation, 1, seed).action
+
+    def clone_distance(self) -> float:
+        """Of the cloned policy's means from the data's actions; see `_distance`."""
+        observation, recorded = self._transitions.observation, self._transitions.action
+        blocks = range(0, len(observation), _ROWS)
+        found = [tf.tanh(self.cloned.network(tf.constant(observation[at : at + _ROWS]))[0]).numpy() for at in blocks]
+        return _distance(np.concatenate(found), recorded)
 
     def stages(self) -> Sequence[Stage]:
         """The first two are the data's alone: all candidates share them."""
@@ -129,6 +142,18 @@ class PolicyEvaluation:
         return {}
 
 
+def check_judgeable(policy: Acting, action: str, dataset: OfflineDataset) -> None:
+    """Raises UserError if recorded data cannot say what a way to act of a policy earns."""
+    if policy.dimensions != dataset.dimensions:
+        raise UserError(f"the policy is for {policy.dimensions}, the data hold {dataset.dimensions}")
+    if policy.way(action).initial_state(1):
+        raise UserError(
+            f"the way to act {action!r} remembers its episode: what it would do in a recorded state is not known; "
+            f"choose another with --action ({', '.join(policy.actions)})"
+        )
+    starts_of(dataset)
+
+
 def estimate(
     directory: Path,
     cache: Path | None,
@@ -138,29 +163,39 @@ def estimate(
     seed: int = 0,
     settings: Estimation = Estimation(),
     loop: trainer.Loop = trainer.Loop(),
+    smoke: bool = False,
 ) -> dict[str, object]:
     """What `estimate.json` holds: written to `directory`, where the run that finds it out is also kept and goes on.
 
     Args:
       cache: of stages that estimates on the same data share. dataset: with observations normalised. policy: anything
-        that acts; None for the cloned policy. action: which of its ways to act, None for its first.
+        that acts; None for the cloned policy. action: which of its ways to act, None for its first. smoke: a few steps
+        of each stage, to see whether it works; the figures mean nothing then.
     Raises:
       UserError: if the policy does not fit the data, or they hold no beginning of an episode.
     """
     candidate, name = None, "sample"
     if policy is not None:
-        if policy.dimensions != dataset.dimensions:
-            raise UserError(f"the policy is for {policy.dimensions}, the data hold {dataset.dimensions}")
         name = action or policy.actions[0]
+        check_judgeable(policy, name, dataset)
         candidate = _Candidate(policy, name, dataset, settings.draws, seed)
     evaluation = PolicyEvaluation(settings, dataset, candidate, seed)
     record = RunRecord(directory)
-    facts = {"agent": "estimate", "seed": seed, "dataset": dataset.facts(), "environment": None, "action": name}
+    facts = {
+        "agent": "estimate",
+        "smoke": smoke,
+        "seed": seed,
+        "dataset": dataset.facts(),
+        "environment": None,
+        "action": name,
+    }
     configuration = f"Estimation = {describe(settings)!r}\nLoop = {describe(loop)!r}\naction = {name!r}\n"
     record.begin(configuration, {**facts, "host": host_facts()})
-    stages = StageCache(cache, evaluation, dataset, seed, loop.compiled, loop.steps_per_call) if cache else None
-    trainer.run(trainer.TrainingRun(evaluation, dataset, record, stages, None, seed, loop, TrainingProgress()))
-    content = {"action": name, **_conclusion(evaluation, dataset, directory, settings.fitted_q.gamma)}
+    learning = Shortened(evaluation) if smoke else evaluation
+    stages = StageCache(cache, learning, dataset, seed, loop.compiled, loop.steps_per_call) if cache else None
+    trainer.run(trainer.TrainingRun(learning, dataset, record, stages, None, seed, loop, TrainingProgress()))
+    content = {"action": name, "smoke": smoke, **_conclusion(evaluation, dataset, directory, settings.fitted_q.gamma)}
+    content["distance"] = candidate.distance() if candidate else evaluation.clone_distance()
     write_json(directory / "estimate.json", content)
     return content
 
