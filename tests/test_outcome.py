@@ -7,10 +7,15 @@ import signal
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tiny
 
+from brac_plus_tf.agents.base import stateless
 from brac_plus_tf.core.stopping import Interrupted
+from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.environments.tasks import find_task
-from brac_plus_tf.runs.outcome import finish, last_evaluations, summary
+from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
+from brac_plus_tf.runs.outcome import finish, last_evaluations, snapshots, summary
 from brac_plus_tf.runs.run_record import RunRecord, Warned
 
 EVALUATION = {
@@ -66,6 +71,37 @@ def test_commands_can_be_pasted_whatever_the_directory_is_called(tmp_path):
     directory = tmp_path / "my runs"
     directory.mkdir()
     assert f"python -m brac_plus_tf.plot '{directory}'\n" in summary(evaluated(directory), [], None)
+
+
+class SlopeAgent(tiny.TinyAgent):
+    """Acts by what it has learned: its slope."""
+
+    def __init__(self):
+        super().__init__(Dimensions(3, 1))
+        self.slope = tf.Variable(0.25)
+
+    def components(self):
+        return {**super().components(), "slope": [self.slope]}
+
+    def policies(self):
+        return {"mean": stateless(lambda observation, seed: tf.tanh(self.slope * observation[:, :1]))}
+
+
+def test_a_snapshot_is_the_policy_of_its_step_and_is_exported_once(tmp_path):
+    size, agent = Dimensions(3, 1), SlopeAgent()
+    policy = DeployedPolicy(agent, size, tiny.make_dataset(10, size).scaling)
+    export = snapshots(policy, RunRecord(tmp_path), {"agent": "tiny"})
+    observation = np.ones((1, 3), np.float32)
+    acted = []
+    for step in (500, 1500):
+        acted.append(policy.act(observation))
+        export(step)
+        agent.slope.assign_add(1.0)
+    export(500)  # as after a kill: what is there is of the same step, and stays
+    assert not np.allclose(*acted)
+    for name, expected in zip(("00000500", "00001500"), acted, strict=True):
+        np.testing.assert_array_equal(LoadedPolicy(tmp_path / "snapshots" / name).act(observation), expected)
+    assert json.loads((tmp_path / "snapshots" / "00001500" / "policy.json").read_text())["step"] == 1500
 
 
 def test_last_evaluations_by_hand(tmp_path):

@@ -36,12 +36,12 @@ class Run:
         self.directory, self.cache = folder / "run", folder / "cache"
         self.loop, self.seed = loop, seed
 
-    def train(self, agent, evaluate=lambda: {"return_mean": 1.0}) -> None:
+    def train(self, agent, evaluate=lambda: {"return_mean": 1.0}, snapshot=None) -> None:
         record = RunRecord(self.directory)
         cache = StageCache(self.cache, agent, DATASET, self.seed, self.loop.compiled, self.loop.steps_per_call)
         try:
-            progress = TrainingProgress()
-            trainer.run(trainer.TrainingRun(agent, DATASET, record, cache, evaluate, self.seed, self.loop, progress))
+            given = (agent, DATASET, record, cache, evaluate, self.seed, self.loop, TrainingProgress(), snapshot)
+            trainer.run(trainer.TrainingRun(*given))
         finally:
             record.flush()
             record._lock.close()
@@ -104,6 +104,17 @@ def test_evaluation_sees_the_variables_of_its_step(tmp_path):
     agent, run = TinyAgent(), Run(tmp_path)
     run.train(agent, lambda: {"steps": float(agent.counts[1].numpy())})
     assert run.rows("second", "evaluation/steps") == {12: 12.0, 22: 22.0}
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(0, []), (1, [6, 12, 18]), (2, [12]), (3, [18])])
+def test_snapshots_are_of_the_evaluated_stages_policy_after_so_many_epochs(tmp_path, epochs, expected):
+    """Also where the stage could have been taken over from another run, which made none."""
+    Run(tmp_path).train(TinyAgent(), None)
+    agent, steps, taken = TinyAgent(), [], []
+    again = Run(tmp_path, dataclasses.replace(LOOP, snapshot_epochs=epochs))
+    again.directory = tmp_path / "again"
+    again.train(agent, None, lambda step: (steps.append(step), taken.append(int(agent.counts[1].numpy()))))
+    assert steps == taken == expected
 
 
 def test_without_an_environment_nothing_is_evaluated(tmp_path):

@@ -30,7 +30,7 @@ from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, trainer
 from brac_plus_tf.runs.facts import host_facts
 from brac_plus_tf.runs.metrics_log import read_metrics
-from brac_plus_tf.runs.outcome import finish, summary
+from brac_plus_tf.runs.outcome import finish, snapshots, summary
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
 from brac_plus_tf.runs.session import LivePolicyEvaluation, RunSettings
@@ -223,7 +223,8 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     keeper = _Keeper(experiment, task, buffer, policy, record.directory, facts)
     progress = TrainingProgress(experiment.evaluation_episodes)
     evaluate = keeper.watching(evaluation.intermediate)
-    trainer.run(trainer.TrainingRun(agent, buffer, record, None, evaluate, seed, experiment.loop, progress))
+    snapshot, loop = snapshots(policy, record, facts), experiment.loop
+    trainer.run(trainer.TrainingRun(agent, buffer, record, None, evaluate, seed, loop, progress, snapshot))
     keeper.keep_replay()
     write_curves(record.directory)
     finish(record, evaluation, policy, facts)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,17 @@ def finish(
     if not (record.directory / "saved_model").exists():
         with stoppable("the export of the policy"):
             policy.save(record.directory / "saved_model", facts)
+
+
+def snapshots(policy: DeployedPolicy, record: RunRecord, facts: dict[str, object]) -> Callable[[int], None]:
+    """Exports the policy of a step into the run's `snapshots/STEP`; what a stopped run had made is there already."""
+
+    def export(step: int) -> None:
+        directory = record.directory / "snapshots" / f"{step:08d}"
+        if not directory.exists():
+            policy.save(directory, {**facts, "step": step})
+
+    return export
 
 
 def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:

@@ -18,7 +18,7 @@ from brac_plus_tf.policies.evaluation import Episodes, Evaluator, report
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import trainer
 from brac_plus_tf.runs.facts import host_facts
-from brac_plus_tf.runs.outcome import finish, summary
+from brac_plus_tf.runs.outcome import finish, snapshots, summary
 from brac_plus_tf.runs.progress import TrainingProgress
 from brac_plus_tf.runs.run_record import RunRecord
 from brac_plus_tf.runs.smoke import SUFFIX, Shortened
@@ -136,7 +136,10 @@ class Session:
         stages = StageCache(cache, self._agent, self._dataset, self._seed, loop.compiled, loop.steps_per_call)
         progress = TrainingProgress(settings.evaluation_episodes)
         evaluate = evaluation.intermediate if evaluation else None
-        return trainer.TrainingRun(self._agent, self._dataset, record, stages, evaluate, self._seed, loop, progress)
+        snapshot = snapshots(self.policy, record, self._facts)
+        return trainer.TrainingRun(
+            self._agent, self._dataset, record, stages, evaluate, self._seed, loop, progress, snapshot
+        )
 
     def finish(self, trained: trainer.TrainingRun) -> None:
         """Evaluates and exports the last policy, and says what came of it."""

@@ -30,18 +30,22 @@ class Loop(HyperParameters):
 
     steps_per_call: gradient steps per compiled call; metrics are their means. checkpoint_interval: gradient steps.
     evaluation_epochs: epochs between evaluations. compiled: XLA; without it the same steps run as a plain graph.
+    snapshot_epochs: epochs of the stage that is evaluated between exports of its policy; 0 for none but the last.
     """
 
     steps_per_call: int = 500
     checkpoint_interval: int = 20_000
     evaluation_epochs: int = 10
     compiled: bool = True
+    snapshot_epochs: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps_per_call", "checkpoint_interval", "evaluation_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"Loop.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.snapshot_epochs < 0:
+            raise UserError(f"Loop.snapshot_epochs is {self.snapshot_epochs}: it must be at least 0, which means none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,8 @@ class TrainingRun:
     """What is trained on what, and who is told.
 
     cache: where pre-trained stages are found and kept; None for neither.
-    evaluate: () -> metrics of the current policy; None where there is no environment.
+    evaluate: () -> metrics of the current policy; None where there is no environment. snapshot: exports the policy of
+    a step; None where policies cannot be exported.
     """
 
     agent: Agent
@@ -60,6 +65,7 @@ class TrainingRun:
     seed: int
     loop: Loop
     progress: TrainingProgress
+    snapshot: Callable[[int], None] | None = None
 
 
 def run(training_run: TrainingRun) -> None:
@@ -77,8 +83,9 @@ def run(training_run: TrainingRun) -> None:
         training = _Training(training_run, stages, variables, learned, stopping)
         for index in range(position.stage, len(stages)):
             stage, step = stages[index], position.step if index == position.stage else 0
-            # a stage that is evaluated on the way is trained: its evaluations are not kept with it
-            reusable = cache and step == 0 and not (stage.evaluate and evaluate)
+            # a stage that is evaluated or exported on the way is trained: neither is kept with it
+            on_the_way = stage.evaluate and (evaluate or loop.snapshot_epochs)
+            reusable = cache and step == 0 and not on_the_way
             if reusable and cache and (report := cache.load(stages, index)):
                 record.repeat(report)
                 progress.reused(stage, report.steps)
@@ -116,6 +123,8 @@ class _Training:
                 self._watch(stage, step, means)
             if self._evaluation_is_due(stage, step):
                 self._evaluate(stage, step)
+            if self.run.snapshot and self._snapshot_is_due(stage, step):
+                self.run.snapshot(step)
             if self.stopping or self._checkpoint_is_due(start, step):
                 self.run.record.save(self.variables, Position(index, step))
             if self.stopping:
@@ -130,6 +139,10 @@ class _Training:
     def _evaluation_is_due(self, stage: Stage, step: int) -> bool:
         interval = self.run.loop.evaluation_epochs * stage.epoch_steps
         return stage.evaluate and self.run.evaluate is not None and (step % interval == 0 or step == stage.steps)
+
+    def _snapshot_is_due(self, stage: Stage, step: int) -> bool:
+        interval = self.run.loop.snapshot_epochs * stage.epoch_steps
+        return stage.evaluate and interval > 0 and step % interval == 0
 
     def _checkpoint_is_due(self, start: int, step: int) -> bool:
         return start // self.run.loop.checkpoint_interval != step // self.run.loop.checkpoint_interval
