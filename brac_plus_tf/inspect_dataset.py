@@ -17,7 +17,8 @@ from brac_plus_tf.core.errors import UserError
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table of the files named in argv[1:] and, with --output, draws their returns."""
-    from brac_plus_tf.data.summary import draw_histogram, format_table, summary, write_panels
+    from brac_plus_tf.core.columns import format_columns
+    from brac_plus_tf.data.summary import draw_histogram, summary, write_panels
     from brac_plus_tf.runs.model_report import draw_outputs, draw_steps, read_model_report, report_rows
 
     if len(argv) < 2:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     if output:
         write_panels(output, *panels)
         rows.append(("figure" if run else "histogram of returns", str(output)))
-    print(format_table([*rows, ("verdict", "valid")]))
+    print(format_columns([*rows, ("verdict", "valid")]))
 
 
 if __name__ == "__main__":

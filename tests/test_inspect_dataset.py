@@ -10,9 +10,10 @@ from dataset_files import columns, shared_file, small_task, write_file
 from matplotlib.figure import Figure
 from processes import ForkedProcess, Outcome, finish_process
 
+from brac_plus_tf.core.columns import format_columns
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.loading import load_dataset
-from brac_plus_tf.data.summary import count_repeated, draw_histogram, format_table, summary, write_panels
+from brac_plus_tf.data.summary import count_repeated, draw_histogram, summary, write_panels
 from brac_plus_tf.inspect_dataset import main
 from brac_plus_tf.runs.model_report import draw_outputs, draw_steps, read_model_report
 
@@ -105,7 +106,7 @@ def test_returns_that_differ_in_their_last_bits_only_can_be_drawn(tmp_path):
 
 
 def test_table_is_aligned():
-    assert format_table([("a", "1"), ("long name", "2")]) == "a          1\nlong name  2"
+    assert format_columns([("a", "1"), ("long name", "2")]) == "a          1\nlong name  2"
 
 
 def test_command_on_a_valid_file(tmp_path):

@@ -1,7 +1,7 @@
 """What a dataset holds, in a table and as a histogram of its episodes' returns."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,12 +81,6 @@ def write_panels(path: Path, *panels: Callable[["Axes"], None]) -> None:
     for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False).ravel(), strict=True):
         draw(axes)
     write_figure(path, figure)
-
-
-def format_table(rows: Sequence[tuple[str, str]]) -> str:
-    """Lines of two columns, the second one aligned."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def _rewards(dataset: OfflineDataset) -> str:

@@ -38,19 +38,25 @@ class Question:
     bindings: tuple[str, ...] = ()
 
 
-def estimate_run(run: Path, question: Question, directory: Path | None = None) -> dict[str, Any]:
-    """The judgement of a finished run's policy, kept in `directory`, without one in the run itself.
+def estimate_run(
+    run: Path, question: Question, directory: Path | None = None, policy: Path | None = None
+) -> dict[str, Any]:
+    """The judgement of a run's policy, kept in `directory`, without one in the run itself.
 
+    Args:
+      policy: the export that is judged; None for the run's last.
     Raises:
       UserError: if there is no such policy, its data cannot be read, or it cannot be judged by them.
     """
     facts = read_facts(run)
     if not question.action:
         question = dataclasses.replace(question, action=str(facts.get("action") or ""))
-    policy = LoadedPolicy(saved_model(run))
+    policy = policy or saved_model(run)
+    loaded = LoadedPolicy(policy)
     own = str(run / "operative_config.gin")  # which says how its data are read
     cache = (directory.parent if directory else run.parents[2]) / "stage_cache"
-    return _judge([own], policy, question, directory or run / "estimate", cache, bool(facts.get("smoke")))
+    place = run / "estimate" if policy == run / "saved_model" else run / f"estimate-{policy.name}"
+    return _judge([own], loaded, question, directory or place, cache, bool(facts.get("smoke")))
 
 
 def judge_finished(run: Path, question: Question) -> str:

@@ -49,14 +49,16 @@ def evaluate(
     return {**report(outcome, task, made[0].backend, action), "seed": seed}
 
 
-def export(run_dir: Path, output: Path) -> None:
+def export(run_dir: Path, output: Path, source: Path | None = None) -> None:
     """Puts the run's SavedModel and its policy.json at `output`, whole or not at all.
 
+    Args:
+      source: another export of the run than that of its last policy.
     Raises:
       UserError: if the run has none, it cannot be loaded, or `output` exists or cannot be written.
     """
     read_facts(run_dir)
-    source = saved_model(run_dir)
+    source = source or saved_model(run_dir)
     LoadedPolicy(source)
     refuse_existing(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
