@@ -21,13 +21,14 @@ from brac_plus_tf.data.download import FileSearch
 from brac_plus_tf.data.episodes import (
     Places,
     RecordedEpisodes,
+    breaks,
     check_lengths,
     cut_rows,
     last_rows,
     record_episodes,
     to_transitions,
 )
-from brac_plus_tf.data.plausibility import warn_of_jumps
+from brac_plus_tf.data.plausibility import warn_of_frozen_entries, warn_of_jumps, warn_of_needless_ends
 from brac_plus_tf.data.rows import Rows, rows_from_arrays
 from brac_plus_tf.data.scaling import RewardScaling, action_range, fit_scaling, unit_range
 from brac_plus_tf.data.sources import contents_sha256, dataset_task, read_rows, stated_by
@@ -178,7 +179,10 @@ def _part(rows: Rows, settings: _Settings, bounds: tuple[np.ndarray, np.ndarray]
     episodes = record_episodes(rows, cuts)
     if horizon is not None and not settings.allow_longer_episodes:
         check_lengths(rows.name, episodes, horizon)
-    warn_of_jumps(rows, last_rows(rows, cuts))
+    ends = last_rows(rows, cuts)
+    warn_of_jumps(rows, ends)
+    warn_of_needless_ends(rows, ends, breaks(rows))
+    warn_of_frozen_entries(rows)
     transitions, places = to_transitions(rows, cuts)
     if np.may_share_memory(transitions.observation, transitions.next_observation):
         # two views of one array, as a source may well make them: rescaling in place would do it twice
