@@ -1,4 +1,4 @@
-"""Shows what a dataset holds, and whether training would accept it.
+"""Shows what a dataset holds, whether training would accept it, and what may suit it.
 
     python -m brac_plus_tf.inspect_dataset my_data.hdf5 [another.hdf5 ...] [--output=returns.png]
     python -m brac_plus_tf.inspect_dataset my_data.hdf5 --model=runs/my_data/mopo/0
@@ -18,13 +18,14 @@ from brac_plus_tf.core.errors import UserError
 def main(argv: Sequence[str]) -> None:
     """Prints the table of the files named in argv[1:] and, with --output, draws their returns."""
     from brac_plus_tf.core.columns import format_columns
+    from brac_plus_tf.data.advice import advice
     from brac_plus_tf.data.summary import draw_histogram, summary, write_panels
     from brac_plus_tf.runs.model_report import draw_outputs, draw_steps, read_model_report, report_rows
 
     if len(argv) < 2:
         raise UserError("no file given; usage: python -m brac_plus_tf.inspect_dataset FILE [FILE...]")
     dataset, task = command_line.load_named_data(argv[1:])
-    rows, panels = summary(dataset, task), [lambda axes: draw_histogram(axes, dataset)]
+    rows, panels = [*summary(dataset, task), *advice(dataset)], [lambda axes: draw_histogram(axes, dataset)]
     output, run = flags.FLAGS.output, flags.FLAGS.model
     if run:
         report = read_model_report(run, dataset.origin.sha256)
