@@ -19,15 +19,18 @@ from absl import flags
 
 from brac_plus_tf import command_line
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 
 _MARGIN = "RelativeThreshold.margin"
 
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    from brac_plus_tf.core.files import write_json
+    import_extra("matplotlib.figure", "plot")  # rather than to miss it at the end
+    from brac_plus_tf.core.files import write_atomically, write_json
     from brac_plus_tf.estimation.finished_run import Question
     from brac_plus_tf.estimation.selection import candidates_of, choose, content_of, judge_candidate, table
+    from brac_plus_tf.reporting.report import selection_page
     from brac_plus_tf.runs.finished import export
 
     command_line.refuse_arguments(argv)
@@ -51,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"chosen: {chosen.name}: {choice.why}")
     values.output.mkdir(parents=True, exist_ok=True)
     write_json(values.output / "selection.json", content_of(judged, choice, played))
+    write_atomically(values.output / "report.html", selection_page(values.output).encode())
     export(chosen.run, values.output / "policy", chosen.policy)
     print(f"results: {values.output}")
 

@@ -19,6 +19,7 @@ ROOMS["runs"] = {"core", "environments", "data", "agents", "policies"}
 ROOMS["collection"] = {"core", "environments", "data", "policies"}
 ROOMS["estimation"] = {"core", "environments", "data", "models", "objectives", "agents", "policies", "runs"}
 ROOMS["comparison"] = {"core", "data", "policies", "runs", "estimation"}
+ROOMS["reporting"] = {"core", "environments", "data", "estimation", "runs"}
 # the other modules of agents/ are algorithms
 SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}
 SHARED_AGENTS |= {"learned_dynamics", "termination"}

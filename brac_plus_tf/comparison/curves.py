@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brac_plus_tf.comparison.results import Result, names
-from brac_plus_tf.runs.curves import look_of, mean_curve
+from brac_plus_tf.runs.curves import look_of, mean_curve, plain
 
 
 def draw_curves(results: Sequence[Result]) -> Figure:
@@ -31,11 +31,12 @@ def draw_curves(results: Sequence[Result]) -> Figure:
             if len(curves) > 1:
                 values = [value[np.isin(at, steps)] for at, value in curves]
                 panel.fill_between(steps, np.min(values, 0), np.max(values, 0), color=color, alpha=0.2, linewidth=0)
-        panel.set(title=dataset, xlabel="gradient steps", ylabel=here[0].unit)
+        panel.set_title(dataset, parse_math=False)
+        panel.set(xlabel="gradient steps", ylabel=here[0].unit)
         panel.grid(alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=6, frameon=False)
+    plain(figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=6, frameon=False))
     return figure
 
 
@@ -51,8 +52,9 @@ def _draw_estimates(panel: Axes, results: Sequence[Result], agents: Sequence[str
     data = results[0].judgement["data"]  # type: ignore[index]
     low, high = data["mean"] - data["half_width"], data["mean"] + data["half_width"]
     panel.axhspan(low, high, color="0.8", zorder=0, label="the data")
-    panel.set_xticks(range(len(agents)), agents, rotation=30, ha="right")
-    panel.set(title=results[0].cell.dataset, ylabel="estimated discounted return (no simulator)")
+    panel.set_xticks(range(len(agents)), agents, rotation=30, ha="right", parse_math=False)
+    panel.set_title(results[0].cell.dataset, parse_math=False)
+    panel.set_ylabel("estimated discounted return (no simulator)")
     panel.grid(alpha=0.25, linewidth=0.6, axis="y")
     panel.spines[["top", "right"]].set_visible(False)
 

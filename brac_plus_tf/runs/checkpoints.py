@@ -113,6 +113,17 @@ class Checkpoints:
             raise UserError(f"{self._directory}: no usable checkpoint ({errors[0]}); remove the run to start anew")
         return None
 
+    def newest_record(self) -> dict[str, object]:
+        """The record of the newest one, without its variables; empty if there is none that can be read."""
+        for path in reversed(self._existing() if self._directory.is_dir() else []):
+            try:
+                with safetensors.safe_open(str(path), framework="numpy") as file:
+                    record: dict[str, object] = json.loads((file.metadata() or {}).get("record", "{}"))
+            except (safetensors.SafetensorError, OSError, ValueError):
+                continue
+            return record
+        return {}
+
     def _existing(self) -> list[Path]:
         paths = [path for path in self._directory.iterdir() if re.fullmatch(r"\d+-\d+\.safetensors", path.name)]
         return sorted(paths, key=_position)

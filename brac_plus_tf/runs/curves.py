@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
@@ -116,14 +117,14 @@ def _words(name: str) -> str:
 # Drawing -------------------------------------------------------------------------------------------------------------
 
 
-def draw_runs(runs: Sequence[RunCurves]) -> Figure:
+def draw_runs(runs: Sequence[RunCurves], most_columns: int = _COLUMNS) -> Figure:
     """A figure of all of them; runs of one agent on the same data, as of several seeds, share a colour."""
     several = len({run.data for run in runs}) > 1
     groups: dict[str, list[RunCurves]] = {}
     for run in runs:
         groups.setdefault(f"{run.agent} on {run.data}" if several else run.agent, []).append(run)
     shown = panels(list(dict.fromkeys(name for run in runs for name in run.series)))
-    columns = min(_COLUMNS, len(shown))
+    columns = min(most_columns, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(4.4 * columns, 0.8 + 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel().tolist()
@@ -215,5 +216,11 @@ def _add_legend(figure: Figure, groups: Mapping[str, Sequence[RunCurves]], shown
         handles.append(Patch(color="0.5", alpha=0.3, label="standard deviation of the episodes"))
     if any(panel.bound in run.series for panel in shown for runs in groups.values() for run in runs):
         handles.append(Line2D([], [], color="0.4", linewidth=1.2, linestyle="--", label="threshold"))
-    columns = min(5, len(handles))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, title=title or None)
+    columns = min(5 if figure.get_figwidth() > 8.0 else 2, len(handles))
+    plain(figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, title=title or None))
+
+
+def plain(legend: Legend) -> None:
+    """Names are shown as they are: a dollar sign in one begins no formula."""
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)

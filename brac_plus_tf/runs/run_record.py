@@ -145,3 +145,9 @@ class RunRecord:
         self._metrics.rewind(written["metrics_size"])
         self.warnings = [Warned(*warning) for warning in written["warnings"]]
         return position
+
+
+def read_warnings(run: Path) -> list[Warned]:
+    """What a run had warned of when it last saved its state."""
+    written: Any = Checkpoints(run / "checkpoints").newest_record()
+    return [Warned(*warning) for warning in written.get("warnings", [])]
