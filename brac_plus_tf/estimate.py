@@ -5,7 +5,8 @@
 
 The value is the sum of discounted rewards from the starts of the data's episodes, by fitted Q evaluation. A cloned
 policy is judged in the same way: where its value is not what the data earned, no estimate on these data is to be
-believed, and the verdict says so. Settings: gin_configs/estimate.gin.
+believed, and the verdict says so. With --model, a run of mopo or mbop on such data, its model gives a second opinion.
+Settings: gin_configs/estimate.gin.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,9 @@ def main(argv: Sequence[str]) -> None:
     if policy and not (values.dataset and output):
         raise UserError("--policy needs --dataset, the data to judge it by, and --output, where the estimate is kept")
     bindings = tuple(values.gin_bindings)
-    question = Question(values.dataset or (), values.env or "", values.action or "", values.seed, bindings)
+    question = Question(
+        values.dataset or (), values.env or "", values.action or "", values.seed, bindings, values.model
+    )
     if run:
         content = estimate_run(run, question, output)
     else:
@@ -45,6 +48,7 @@ if __name__ == "__main__":
     command_line.define_sources("dataset", "D4RL name, HDF5 file(s) or minari:ID; default: the run's.")
     flags.DEFINE_string("action", None, "Which of the policy's ways to act; default: its first.")
     flags.DEFINE_integer("seed", 0, "Seed of the networks, the batches and the bootstrap samples.", lower_bound=0)
+    command_line.define_path("model", None, "Run of mopo or mbop whose model gives a second opinion.")
     command_line.define_path("output", None, "Directory for the estimate; default: estimate/ in the run.")
     command_line.define_data_flags()
     command_line.run_command(main)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 import numpy as np
@@ -13,11 +14,21 @@ from brac_plus_tf.agents.base import Policy, Stage
 from brac_plus_tf.agents.cloning import ClonedPolicy, Cloning
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_json
-from brac_plus_tf.core.randomness import fold, initializer_seed
+from brac_plus_tf.core.randomness import base_seed, fold, initializer_seed
 from brac_plus_tf.core.settings import HyperParameters, describe
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.estimation.fitted_q import FittedQ, FittedQLearner, in_tenths, starts_of
-from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
+from brac_plus_tf.estimation.model_rollouts import Model, Opinion, compare_in_model
+from brac_plus_tf.estimation.verdict import (
+    UNRELIABLE,
+    Interval,
+    Judgement,
+    contradicts,
+    discounted_returns,
+    judge,
+    of_members,
+    of_sample,
+)
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.multipliers import Multiplier
 from brac_plus_tf.policies.acting import Acting
@@ -31,6 +42,7 @@ from brac_plus_tf.runs.stage_cache import StageCache
 
 CLONE, POLICY = "clone_value", "policy_value"
 _ROWS = 50_000  # actions asked for at once
+_STATES = 1000  # from which a model is asked
 
 
 @gin.register
@@ -84,6 +96,11 @@ class _Candidate:
         del seed
         return tf.convert_to_tensor(self._ask(observation.numpy(), 0))
 
+    def act(self, observation: np.ndarray, step: int) -> np.ndarray:
+        """Actions at observations [N, O], both in the environment's units."""
+        seeds = initializer_seed(self._seed, f"actions at step {step}") % 2**20 + np.arange(len(observation))
+        return self._way.act(np.asarray(observation, np.float32), (), seeds.astype(np.int32))[0]
+
     def distance(self) -> float:
         """Of its actions from those of the data in the same states: see `_distance`."""
         transitions = self._dataset.transitions
@@ -103,7 +120,7 @@ class PolicyEvaluation:
 
     def __init__(self, settings: Estimation, dataset: OfflineDataset, candidate: _Candidate | None, seed: int) -> None:
         self.cloned: ClonedPolicy = settings.cloning.build(dataset.dimensions, seed)
-        self._transitions = dataset.transitions
+        self._dataset, self._transitions, self._settings = dataset, dataset.transitions, settings
         draw = self._draw
         self.clone_value = FittedQLearner(
             CLONE, settings.fitted_q, dataset, lambda row, state, own: draw(state, own), draw, seed
@@ -115,6 +132,24 @@ class PolicyEvaluation:
 
     def _draw(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return draw_policy(self.cloned.network, observation, 1, seed).action
+
+    @property
+    def gamma(self) -> float:
+        """The discount of all values."""
+        return self._settings.fitted_q.gamma
+
+    def opinion(self, model: Model, candidate: _Candidate, seed: int) -> Opinion:
+        """What a model says of the policy and of the cloned one, from states of the data."""
+        scaling, count = self._dataset.scaling, self._dataset.number_of_transitions
+        rows = np.random.default_rng(initializer_seed(seed, "states for a model")).integers(count, size=_STATES)
+        starts = scaling.to_environment_observation(self._transitions.observation[rows])
+
+        def clone(observation: np.ndarray, step: int) -> np.ndarray:
+            state = tf.constant(scaling.normalize_observation(observation))
+            own = fold(base_seed(initializer_seed(seed, "cloned actions for a model")), step)
+            return scaling.to_environment_action(self._draw(state, own).numpy())
+
+        return compare_in_model(model, candidate.act, clone, starts, self.gamma)
 
     def clone_distance(self) -> float:
         """Of the cloned policy's means from the data's actions; see `_distance`."""
@@ -164,13 +199,14 @@ def estimate(
     settings: Estimation = Estimation(),
     loop: trainer.Loop = trainer.Loop(),
     smoke: bool = False,
+    model: Model | None = None,
 ) -> dict[str, object]:
     """What `estimate.json` holds: written to `directory`, where the run that finds it out is also kept and goes on.
 
     Args:
       cache: of stages that estimates on the same data share. dataset: with observations normalised. policy: anything
         that acts; None for the cloned policy. action: which of its ways to act, None for its first. smoke: a few steps
-        of each stage, to see whether it works; the figures mean nothing then.
+        of each stage, to see whether it works; the figures mean nothing then. model: what gives a second opinion.
     Raises:
       UserError: if the policy does not fit the data, or they hold no beginning of an episode.
     """
@@ -178,6 +214,8 @@ def estimate(
     if policy is not None:
         name = action or policy.actions[0]
         check_judgeable(policy, name, dataset)
+        if model and model.dimensions != dataset.dimensions:
+            raise UserError(f"the model is of {model.dimensions}, the data hold {dataset.dimensions}")
         candidate = _Candidate(policy, name, dataset, settings.draws, seed)
     evaluation = PolicyEvaluation(settings, dataset, candidate, seed)
     record = RunRecord(directory)
@@ -194,15 +232,17 @@ def estimate(
     learning = Shortened(evaluation) if smoke else evaluation
     stages = StageCache(cache, learning, dataset, seed, loop.compiled, loop.steps_per_call) if cache else None
     trainer.run(trainer.TrainingRun(learning, dataset, record, stages, None, seed, loop, TrainingProgress()))
-    content = {"action": name, "smoke": smoke, **_conclusion(evaluation, dataset, directory, settings.fitted_q.gamma)}
+    opinion = evaluation.opinion(model, candidate, seed) if model and candidate else None
+    content = {"action": name, "smoke": smoke, **_conclusion(evaluation, dataset, directory, opinion)}
     content["distance"] = candidate.distance() if candidate else evaluation.clone_distance()
     write_json(directory / "estimate.json", content)
     return content
 
 
 def _conclusion(
-    evaluation: PolicyEvaluation, dataset: OfflineDataset, directory: Path, gamma: float
+    evaluation: PolicyEvaluation, dataset: OfflineDataset, directory: Path, opinion: Opinion | None
 ) -> dict[str, object]:
+    gamma = evaluation.gamma
     clone, clone_drift = _value(directory, CLONE)
     policy, drift = _value(directory, POLICY) if evaluation.policy_value else (clone, clone_drift)
     learner = evaluation.policy_value or evaluation.clone_value
@@ -211,6 +251,9 @@ def _conclusion(
     limits = tuple(float(learner.in_units(np.float64(limit))) for limit in (units.low, units.high))
     episodes = len(learner.starts.row)
     judgement = judge(policy, drift, clone, data, episodes, (limits[0], limits[1]))
+    if opinion and contradicts(policy, clone, opinion.difference):
+        text = f"the model sees the policy {'below' if opinion.difference.mean < 0 else 'above'} the cloned one"
+        judgement = Judgement(False, (*judgement.why, text), UNRELIABLE)
     return {
         "gamma": gamma,
         "estimate": policy._asdict(),
@@ -218,6 +261,7 @@ def _conclusion(
         "clone": clone._asdict(),
         "data": data._asdict(),
         "episodes": episodes,
+        "model": opinion.to_json() if opinion else None,
         **judgement._asdict(),
     }
 
@@ -254,6 +298,13 @@ def report_lines(content: dict[str, object]) -> str:
         f"  policy   {told('estimate')}   ({content['action']})",
         f"  clone    {told('clone')}",
         f"  data     {told('data')}",
-        f"verdict: {content['verdict']}",
     ]
+    if content["model"]:
+        model: Any = content["model"]
+        difference = Interval(**model["difference"])
+        told_difference = f"{difference.mean:10.4g} +- {difference.half_width:.3g}"
+        lines.append(
+            f"  model    {told_difference}   (policy less clone, in {model['steps']} steps of a learned model)"
+        )
+    lines.append(f"verdict: {content['verdict']}")
     return "\n".join([*lines, *(f"  {reason}" for reason in content["why"])])  # type: ignore[attr-defined]

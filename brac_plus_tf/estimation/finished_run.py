@@ -12,6 +12,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.estimation.estimate import Estimation, estimate, report_lines
+from brac_plus_tf.estimation.model_rollouts import has_model, load_model
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.experiment import Experiment
@@ -28,7 +29,8 @@ class Question:
 
     sources: of the data; empty for those that the run has learned from. environment: the task whose data they are,
     "none" for an unknown one, empty for what they say themselves. action: the way to act, empty for the one that a run
-    was evaluated by, or an export's first. bindings: gin's, of the user.
+    was evaluated by, or an export's first. bindings: gin's, of the user. model: a run of mopo or mbop whose model gives
+    a second opinion; where the judged run has one itself, none need be named.
     """
 
     sources: tuple[str, ...] = ()
@@ -36,6 +38,7 @@ class Question:
     action: str = ""
     seed: int = 0
     bindings: tuple[str, ...] = ()
+    model: Path | None = None
 
 
 def estimate_run(
@@ -56,6 +59,8 @@ def estimate_run(
     own = str(run / "operative_config.gin")  # which says how its data are read
     cache = (directory.parent if directory else run.parents[2]) / "stage_cache"
     place = run / "estimate" if policy == run / "saved_model" else run / f"estimate-{policy.name}"
+    if not question.model and has_model(run) and not facts.get("smoke"):
+        question = dataclasses.replace(question, model=run)
     return _judge([own], loaded, question, directory or place, cache, bool(facts.get("smoke")))
 
 
@@ -92,6 +97,7 @@ def read_estimate(run: Path) -> dict[str, Any] | None:
 def _judge(
     files: Sequence[str], policy: LoadedPolicy | None, question: Question, directory: Path, cache: Path, smoke: bool
 ) -> dict[str, Any]:
+    model = load_model(question.model) if question.model else None
     configuration.parse([*files, "estimate.gin"], question.bindings)
     names = question.sources or gin.query_parameter(f"{Experiment.__name__}.dataset")
     names = (names,) if isinstance(names, str) else tuple(names)
@@ -99,4 +105,6 @@ def _judge(
     dataset = gin.get_configurable(load_dataset)(names, task)
     settings, loop = gin.get_configurable(Estimation)(), gin.get_configurable(Loop)()
     configuration.check_effective(question.bindings, gin.operative_config_str())
-    return estimate(directory, cache, dataset, policy, question.action or None, question.seed, settings, loop, smoke)
+    return estimate(
+        directory, cache, dataset, policy, question.action or None, question.seed, settings, loop, smoke, model
+    )

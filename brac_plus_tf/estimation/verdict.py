@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 from brac_plus_tf.data.dataset import OfflineDataset
 
 _FEWEST_EPISODES = 10
+UNRELIABLE = "not reliable on this data"
 
 
 class Interval(NamedTuple):
@@ -95,9 +96,15 @@ def judge(
     if not limits[0] <= policy.mean <= limits[1]:
         why.append(f"the estimate leaves what rewards can sum to, {limits[0]:.4g} to {limits[1]:.4g}")
     if why:
-        return Judgement(False, tuple(why), "not reliable on this data")
+        return Judgement(False, tuple(why), UNRELIABLE)
     if policy.low > data.high:
         return Judgement(True, (), "better than the data")
     if policy.high < data.low:
         return Judgement(True, (), "worse than the data")
     return Judgement(True, (), "not told apart from the data")
+
+
+def contradicts(policy: Interval, clone: Interval, difference: Interval) -> bool:
+    """Whether one estimate sees the policy above the cloned one and the other, their difference, below it."""
+    above, below = policy.low > clone.high, policy.high < clone.low
+    return (above and difference.high < 0.0) or (below and difference.low > 0.0)

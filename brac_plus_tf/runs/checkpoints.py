@@ -48,9 +48,11 @@ def save_state(path: Path, variables: Mapping[str, tf.Variable], record: Mapping
     write_atomically(path, safetensors.numpy.save(arrays, metadata))
 
 
-def load_state(path: Path, variables: Mapping[str, tf.Variable]) -> dict[str, object]:
+def load_state(path: Path, variables: Mapping[str, tf.Variable], partly: bool = False) -> dict[str, object]:
     """Assigns every variable from `path` and returns the record; nothing is assigned unless everything fits.
 
+    Args:
+      partly: whether the file may hold more than is asked for.
     Raises:
       UserError: if the file is unreadable, damaged, or holds other variables than asked for.
     """
@@ -63,7 +65,7 @@ def load_state(path: Path, variables: Mapping[str, tf.Variable]) -> dict[str, ob
     if metadata.get("sha256") != _digest(arrays, metadata.get("record", "")):
         raise UserError(f"{path}: damaged, its contents do not match their checksum")
     wanted = {name: (tuple(variable.shape), tf.as_dtype(variable.dtype).name) for name, variable in variables.items()}
-    stored = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+    stored = {name: (array.shape, array.dtype.name) for name, array in arrays.items() if name in wanted or not partly}
     if wanted != stored:
         differing = sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
         raise UserError(
@@ -94,16 +96,20 @@ class Checkpoints:
         for old in self._existing()[:-_KEPT]:
             old.unlink()
 
-    def restore(self, variables: Mapping[str, tf.Variable]) -> tuple[Position, dict[str, object]] | None:
+    def restore(
+        self, variables: Mapping[str, tf.Variable], partly: bool = False
+    ) -> tuple[Position, dict[str, object]] | None:
         """Loads the newest intact one, passing over damaged ones with a warning; None where there are none at all.
 
+        Args:
+          partly: whether it may hold more variables than these.
         Raises:
           UserError: if there are some and none is usable.
         """
         errors = []
         for path in reversed(self._existing()):
             try:
-                record = load_state(path, variables)
+                record = load_state(path, variables, partly)
             except UserError as error:
                 logging.warning("%s; the one before it is tried", error)
                 errors.append(str(error))
