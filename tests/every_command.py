@@ -21,6 +21,8 @@ def commands(dataset: str, root: pathlib.Path) -> list[tuple[str, ...]]:
     )
     small = ("Collection.shard_episodes = 2",)
     made = ("--mixture=pure", "--n_samples=20", "--workers=1", f"--output={root / 'made.hdf5'}")
+    fitted = ("FittedQ.hidden_sizes = (8,)", "clone/Actor.hidden_sizes = (8,)", "Loop.compiled = False")
+    estimates = [f"--estimate_bindings={binding}" for binding in fitted]
     compared = f"--output={root / 'comparison'}"
     return [
         ("inspect_dataset", dataset, f"--output={root / 'returns.png'}"),
@@ -28,6 +30,9 @@ def commands(dataset: str, root: pathlib.Path) -> list[tuple[str, ...]]:
         ("evaluate", f"--run_dir={run}", "--episodes=2"),
         ("export", f"--run_dir={run}", f"--output={root / 'policy'}"),
         ("plot", str(run)),
+        ("estimate", f"--run_dir={run}", *bound(fitted)),
+        ("select", f"--runs={run}", f"--output={root / 'selection'}", *estimates),
+        ("report", str(root / "selection")),
         ("convert_to_minari", dataset, "robot/collected-v0"),
         ("inspect_dataset", "minari:robot/collected-v0"),
         ("train_online", "--env=Hopper-v4", "--smoke", "--total_steps=40", runs, *bound(sac)),

@@ -16,9 +16,14 @@ from brac_plus_tf.environments.tasks import TASKS
 PACKAGE = PROJECT / "brac_plus_tf"
 # what each command asks for, and what else it takes at least
 FLAGS = {
-    "train": ({"gin_file"}, {"gin_bindings", "root_dir", "smoke", "seed", "dataset", "env"}),
+    "train": ({"gin_file"}, {"gin_bindings", "root_dir", "smoke", "seed", "dataset", "env", "estimate"}),
     "evaluate": ({"run_dir"}, {"episodes", "action", "seed", "env", "backend"}),
     "estimate": (set(), {"run_dir", "policy", "dataset", "action", "seed", "output", "env", "gin_bindings"}),
+    "select": (
+        set(),
+        {"runs", "thresholds", "dataset", "gin_file", "gin_bindings", "estimate_bindings", "env", "episodes", "output"},
+    ),
+    "report": (set(), {"output", "env", "gin_bindings"}),
     "export": ({"run_dir", "output"}, set()),
     "compare": ({"agents", "datasets"}, {"seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}),
     "plot": (set(), {"output"}),

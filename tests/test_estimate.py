@@ -18,8 +18,9 @@ from brac_plus_tf.data.hdf5_writer import write_hdf5
 from brac_plus_tf.data.loading import dataset_from_arrays
 from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.data.scaling import Scaling
-from brac_plus_tf.estimation.estimate import Estimation, _Candidate, estimate, report_lines
+from brac_plus_tf.estimation.estimate import Estimation, Terms, estimate, report_lines
 from brac_plus_tf.estimation.fitted_q import FittedQ
+from brac_plus_tf.estimation.judged_policy import JudgedPolicy
 from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
 from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
@@ -110,6 +111,7 @@ def test_each_reason_not_to_believe_it(change, reason):
 FITTED = FittedQ(2000, 64, (64,), 3e-3, 0.0, tau=0.05, gamma=0.8, members=3, looks=20)
 CLONING = Cloning(Actor((16,), (-5.0, 0.0)), Fit(600, 64, 5e-3, (1.0,)), Multiplier(0.0, 0.0))
 SETTINGS, LOOP = Estimation(FITTED, CLONING, 2), Loop(compiled=False)
+TERMS = Terms(None, 0, SETTINGS, LOOP)
 
 
 class Constant(Acting):
@@ -154,7 +156,11 @@ def dataset():
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     folder, policy = tmp_path_factory.mktemp("judged"), Constant(1.8)
-    return folder, policy, estimate(folder / "first", folder / "cache", dataset(), policy, None, 0, SETTINGS, LOOP)
+    return (
+        folder,
+        policy,
+        estimate(folder / "first", folder / "cache", dataset(), policy, TERMS),
+    )
 
 
 def test_a_policy_that_earns_more_than_the_data(judged):
@@ -182,7 +188,7 @@ def test_the_figures_are_told(judged):
 
 def test_another_policy_on_the_same_data_shares_all_but_its_own_value(judged, capsys):
     folder, _, first = judged
-    second = estimate(folder / "second", folder / "cache", dataset(), Constant(0.4), None, 0, SETTINGS, LOOP)
+    second = estimate(folder / "second", folder / "cache", dataset(), Constant(0.4), TERMS)
     said = capsys.readouterr().out
     assert "behavior: 600 steps reused" in said and "clone_value: 2000 steps reused" in said
     assert second["clone"] == first["clone"] and second["data"] == first["data"]
@@ -191,13 +197,13 @@ def test_another_policy_on_the_same_data_shares_all_but_its_own_value(judged, ca
 
 def test_called_again_it_learns_nothing_new(judged, capsys):
     folder, policy, content = judged
-    again = estimate(folder / "first", None, dataset(), policy, None, 0, SETTINGS, LOOP)
+    again = estimate(folder / "first", None, dataset(), policy, TERMS)
     assert again == content and "compiling" not in capsys.readouterr().out
 
 
 def test_the_cloned_policy_itself(judged):
     folder, _, content = judged
-    own = estimate(folder / "clone", folder / "cache", dataset(), None, None, 0, SETTINGS, LOOP)
+    own = estimate(folder / "clone", folder / "cache", dataset(), None, TERMS)
     assert own["estimate"] == own["clone"] == content["clone"] and own["verdict"] == "not told apart from the data"
 
 
@@ -221,7 +227,7 @@ class Following(Acting):
 def test_a_rows_next_action_is_the_policys_at_its_next_state(noise):
     """In network units (a - 2) / 2; of a policy that draws, both draws turn up."""
     data, rows = dataset(), tf.constant([3, 0, 700, 3])
-    candidate = _Candidate(Following(noise), "sample", data, 4, 0)
+    candidate = JudgedPolicy(Following(noise), "sample", data, 4, 0)
     expected = (0.5 * logs()["next_observations"][rows.numpy()] - 2.0) / 2.0
     seen = set()
     for number in range(40):
@@ -237,10 +243,10 @@ def test_a_rows_next_action_is_the_policys_at_its_next_state(noise):
 def test_what_cannot_be_judged_is_refused(tmp_path):
     data = dataset()
     with pytest.raises(UserError, match="remembers its episode"):
-        estimate(tmp_path / "a", None, data, Constant(1.0, remembers=True), None, 0, SETTINGS, LOOP)
+        estimate(tmp_path / "a", None, data, Constant(1.0, remembers=True), TERMS)
     other = in_episodes(tiny.make_dataset(30), 10)
     with pytest.raises(UserError, match=r"the policy is for .* the data hold"):
-        estimate(tmp_path / "b", None, other, Constant(1.0), None, 0, SETTINGS, LOOP)
+        estimate(tmp_path / "b", None, other, Constant(1.0), TERMS)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,10 +1,12 @@
 """A learned model's opinion: models whose every answer is known, and one that a run has left."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from test_estimate import LOOP, SETTINGS, Constant, dataset
+from test_estimate import TERMS, Constant, dataset
 
 from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.learned_dynamics import DynamicsFit, LearnedDynamics
@@ -112,7 +114,7 @@ def test_a_contradiction(policy, clone, difference, expected):
 def judged_with(gains, folder):
     """The policy acts by 1.8 where the data do by about 1: 0.8 more at each step, by one model; by another, less."""
     model = Model(Known(gains), dataset().scaling, SIZES, 2)
-    return estimate(folder / "run", folder / "cache", dataset(), Constant(1.8), None, 0, SETTINGS, LOOP, False, model)
+    return estimate(folder / "run", folder / "cache", dataset(), Constant(1.8), dataclasses.replace(TERMS, model=model))
 
 
 def test_a_model_agrees_or_makes_the_estimate_doubtful(tmp_path):
@@ -130,7 +132,7 @@ def test_a_model_agrees_or_makes_the_estimate_doubtful(tmp_path):
 def test_a_model_of_other_sizes_is_refused(tmp_path):
     model = Model(Known(), SCALING, Dimensions(2, 1), 2)
     with pytest.raises(UserError, match="the model is of"):
-        estimate(tmp_path / "run", None, dataset(), Constant(1.8), None, 0, SETTINGS, LOOP, False, model)
+        estimate(tmp_path / "run", None, dataset(), Constant(1.8), dataclasses.replace(TERMS, model=model))
 
 
 # Of a run -------------------------------------------------------------------------------------------------------------

@@ -60,13 +60,15 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
         module = module.removeprefix("brac_plus_tf.")
         arguments = [argument.replace("_short/0", "_short-smoke/0") for argument in arguments]
         arguments = [argument.replace("_online/0", "_online-smoke/0") for argument in arguments]
-        if module in ("train", "train_online", "compare"):
+        if module in ("train", "train_online", "compare", "select"):
             arguments.append("--smoke")
             if executed > 1:  # the first two are one run, compiled as usual
                 arguments.append("--gin_bindings=Loop.compiled = False")
         if module == "estimate":
             arguments += [f"--gin_bindings={binding}" for binding in ESTIMATION]
-        if module == "train":
+        if module == "select":
+            arguments += [f"--estimate_bindings={binding}" for binding in ESTIMATION]
+        if module in ("train", "select"):
             arguments += [f"--gin_bindings={binding}" for binding in tiny.NETWORKS]
         if module == "train_online":
             arguments += ["--total_steps=60", *(f"--gin_bindings={binding}" for binding in ONLINE)]
@@ -90,6 +92,7 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
     assert pathlib.Path("runs/my_data/brac_plus_short-smoke/0/saved_model").exists()
     assert not pathlib.Path("runs/my_data/brac_plus_short-smoke/0/evaluation.json").exists()
     assert pathlib.Path("runs/my_data/brac_plus_short-smoke/0/estimate/estimate.json").exists()
+    assert pathlib.Path("selection/policy/saved_model.pb").exists() and pathlib.Path("selection/report.html").exists()
     check_python_block()
     shutil.rmtree("runs")
 

@@ -13,7 +13,7 @@ from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
 from brac_plus_tf.data.d4rl_names import is_d4rl_name
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.sources import dataset_task
-from brac_plus_tf.estimation.estimate import check_judgeable
+from brac_plus_tf.estimation.judged_policy import check_judgeable
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, smoke
 from brac_plus_tf.runs.experiment import Experiment, evaluation_task, task_label

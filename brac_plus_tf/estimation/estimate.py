@@ -17,7 +17,8 @@ from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import base_seed, fold, initializer_seed
 from brac_plus_tf.core.settings import HyperParameters, describe
 from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.estimation.fitted_q import FittedQ, FittedQLearner, in_tenths, starts_of
+from brac_plus_tf.estimation.fitted_q import FittedQ, FittedQLearner, in_tenths
+from brac_plus_tf.estimation.judged_policy import ROWS, JudgedPolicy, check_judgeable, distance_between
 from brac_plus_tf.estimation.model_rollouts import Model, Opinion, compare_in_model
 from brac_plus_tf.estimation.verdict import (
     UNRELIABLE,
@@ -41,7 +42,6 @@ from brac_plus_tf.runs.smoke import Shortened
 from brac_plus_tf.runs.stage_cache import StageCache
 
 CLONE, POLICY = "clone_value", "policy_value"
-_ROWS = 50_000  # actions asked for at once
 _STATES = 1000  # from which a model is asked
 
 
@@ -60,65 +60,13 @@ class Estimation(HyperParameters):
     draws: int = 4
 
 
-class _Candidate:
-    """Actions of a policy from anywhere, asked for once, at all states that are needed."""
-
-    def __init__(self, policy: Acting, action: str, dataset: OfflineDataset, draws: int, seed: int) -> None:
-        way = policy.way(action)
-        self._way, self._dataset, self._seed = way, dataset, seed
-        observation = dataset.transitions.next_observation
-        once, again = self._ask(observation, 0), self._ask(observation, 1) if draws > 1 else None
-        if again is None or np.array_equal(once, again):  # no draw: one is all there is to know
-            self._table = once[None]
-        else:
-            self._table = np.stack([once, again, *(self._ask(observation, draw) for draw in range(2, draws))])
-
-    def _ask(self, observation: np.ndarray, draw: int) -> np.ndarray:
-        """Actions in network units at observations [N, O] in network units."""
-        scaling, found = self._dataset.scaling, []
-        for first in range(0, len(observation), _ROWS):
-            rows = scaling.to_environment_observation(observation[first : first + _ROWS])
-            seeds = initializer_seed(self._seed, f"actions {draw}") % 2**20 + first + np.arange(len(rows))
-            action, _ = self._way.act(np.asarray(rows, np.float32), (), seeds.astype(np.int32))
-            found.append(scaling.from_environment_action(action))
-        return np.concatenate(found).astype(np.float32)
-
-    def next_action(self, row: tf.Tensor, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """One of the draws for each row's next state."""
-        del observation
-        with tf.init_scope():
-            table = tf.constant(self._table.reshape(-1, self._table.shape[-1]))
-        draw = tf.random.stateless_uniform(tf.shape(row), fold(seed, 0), 0, len(self._table), tf.int32, alg="philox")
-        return tf.gather(table, draw * self._table.shape[1] + row)
-
-    def first_action(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """At the starts of episodes."""
-        del seed
-        return tf.convert_to_tensor(self._ask(observation.numpy(), 0))
-
-    def act(self, observation: np.ndarray, step: int) -> np.ndarray:
-        """Actions at observations [N, O], both in the environment's units."""
-        seeds = initializer_seed(self._seed, f"actions at step {step}") % 2**20 + np.arange(len(observation))
-        return self._way.act(np.asarray(observation, np.float32), (), seeds.astype(np.int32))[0]
-
-    def distance(self) -> float:
-        """Of its actions from those of the data in the same states: see `_distance`."""
-        transitions = self._dataset.transitions
-        return _distance(self._ask(transitions.observation, 0), transitions.action)
-
-
-def _distance(action: np.ndarray, recorded: np.ndarray) -> float:
-    """Root mean square over rows and entries, in halves of the action's range."""
-    return float(np.sqrt(np.mean(np.square(action.astype(np.float64) - recorded))))
-
-
 class PolicyEvaluation:
     """A cloned policy, its value, and that of the policy in question, as the stages of a run.
 
-    candidate: None for the cloned policy alone.
+    judged: None for the cloned policy alone.
     """
 
-    def __init__(self, settings: Estimation, dataset: OfflineDataset, candidate: _Candidate | None, seed: int) -> None:
+    def __init__(self, settings: Estimation, dataset: OfflineDataset, judged: JudgedPolicy | None, seed: int) -> None:
         self.cloned: ClonedPolicy = settings.cloning.build(dataset.dimensions, seed)
         self._dataset, self._transitions, self._settings = dataset, dataset.transitions, settings
         draw = self._draw
@@ -126,8 +74,8 @@ class PolicyEvaluation:
             CLONE, settings.fitted_q, dataset, lambda row, state, own: draw(state, own), draw, seed
         )
         self.policy_value = None
-        if candidate:
-            given = candidate.next_action, candidate.first_action
+        if judged:
+            given = judged.next_action, judged.first_action
             self.policy_value = FittedQLearner(POLICY, settings.fitted_q, dataset, *given, seed)
 
     def _draw(self, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -138,7 +86,7 @@ class PolicyEvaluation:
         """The discount of all values."""
         return self._settings.fitted_q.gamma
 
-    def opinion(self, model: Model, candidate: _Candidate, seed: int) -> Opinion:
+    def opinion(self, model: Model, judged: JudgedPolicy, seed: int) -> Opinion:
         """What a model says of the policy and of the cloned one, from states of the data."""
         scaling, count = self._dataset.scaling, self._dataset.number_of_transitions
         rows = np.random.default_rng(initializer_seed(seed, "states for a model")).integers(count, size=_STATES)
@@ -149,14 +97,14 @@ class PolicyEvaluation:
             own = fold(base_seed(initializer_seed(seed, "cloned actions for a model")), step)
             return scaling.to_environment_action(self._draw(state, own).numpy())
 
-        return compare_in_model(model, candidate.act, clone, starts, self.gamma)
+        return compare_in_model(model, judged.act, clone, starts, self.gamma)
 
     def clone_distance(self) -> float:
-        """Of the cloned policy's means from the data's actions; see `_distance`."""
+        """Of the cloned policy's means from the data's actions; see `distance_between`."""
         observation, recorded = self._transitions.observation, self._transitions.action
-        blocks = range(0, len(observation), _ROWS)
-        found = [tf.tanh(self.cloned.network(tf.constant(observation[at : at + _ROWS]))[0]).numpy() for at in blocks]
-        return _distance(np.concatenate(found), recorded)
+        blocks = range(0, len(observation), ROWS)
+        found = [tf.tanh(self.cloned.network(tf.constant(observation[at : at + ROWS]))[0]).numpy() for at in blocks]
+        return distance_between(np.concatenate(found), recorded)
 
     def stages(self) -> Sequence[Stage]:
         """The first two are the data's alone: all candidates share them."""
@@ -177,64 +125,56 @@ class PolicyEvaluation:
         return {}
 
 
-def check_judgeable(policy: Acting, action: str, dataset: OfflineDataset) -> None:
-    """Raises UserError if recorded data cannot say what a way to act of a policy earns."""
-    if policy.dimensions != dataset.dimensions:
-        raise UserError(f"the policy is for {policy.dimensions}, the data hold {dataset.dimensions}")
-    if policy.way(action).initial_state(1):
-        raise UserError(
-            f"the way to act {action!r} remembers its episode: what it would do in a recorded state is not known; "
-            f"choose another with --action ({', '.join(policy.actions)})"
-        )
-    starts_of(dataset)
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """How a policy is judged.
+
+    action: which of its ways to act, None for its first. smoke: a few steps of each stage, to see whether it works; the
+    figures mean nothing then. model: what gives a second opinion.
+    """
+
+    action: str | None = None
+    seed: int = 0
+    settings: Estimation = Estimation()
+    loop: trainer.Loop = trainer.Loop()
+    smoke: bool = False
+    model: Model | None = None
+
+    def configuration(self) -> str:
+        """What a judgement that goes on must have in common with that which was begun."""
+        described = {"Estimation": describe(self.settings), "Loop": describe(self.loop), "action": self.action}
+        return "".join(f"{name} = {value!r}\n" for name, value in described.items())
 
 
 def estimate(
-    directory: Path,
-    cache: Path | None,
-    dataset: OfflineDataset,
-    policy: Acting | None,
-    action: str | None = None,
-    seed: int = 0,
-    settings: Estimation = Estimation(),
-    loop: trainer.Loop = trainer.Loop(),
-    smoke: bool = False,
-    model: Model | None = None,
+    directory: Path, cache: Path | None, dataset: OfflineDataset, policy: Acting | None, terms: Terms = Terms()
 ) -> dict[str, object]:
     """What `estimate.json` holds: written to `directory`, where the run that finds it out is also kept and goes on.
 
     Args:
       cache: of stages that estimates on the same data share. dataset: with observations normalised. policy: anything
-        that acts; None for the cloned policy. action: which of its ways to act, None for its first. smoke: a few steps
-        of each stage, to see whether it works; the figures mean nothing then. model: what gives a second opinion.
+        that acts; None for the cloned policy.
     Raises:
       UserError: if the policy does not fit the data, or they hold no beginning of an episode.
     """
-    candidate, name = None, "sample"
+    settings, loop, seed, model, judged = terms.settings, terms.loop, terms.seed, terms.model, None
+    terms = dataclasses.replace(terms, action="sample" if policy is None else terms.action or policy.actions[0])
     if policy is not None:
-        name = action or policy.actions[0]
-        check_judgeable(policy, name, dataset)
+        check_judgeable(policy, str(terms.action), dataset)
         if model and model.dimensions != dataset.dimensions:
             raise UserError(f"the model is of {model.dimensions}, the data hold {dataset.dimensions}")
-        candidate = _Candidate(policy, name, dataset, settings.draws, seed)
-    evaluation = PolicyEvaluation(settings, dataset, candidate, seed)
+        judged = JudgedPolicy(policy, str(terms.action), dataset, settings.draws, seed)
+    evaluation = PolicyEvaluation(settings, dataset, judged, seed)
     record = RunRecord(directory)
-    facts = {
-        "agent": "estimate",
-        "smoke": smoke,
-        "seed": seed,
-        "dataset": dataset.facts(),
-        "environment": None,
-        "action": name,
-    }
-    configuration = f"Estimation = {describe(settings)!r}\nLoop = {describe(loop)!r}\naction = {name!r}\n"
-    record.begin(configuration, {**facts, "host": host_facts()})
-    learning = Shortened(evaluation) if smoke else evaluation
+    common = {"action": terms.action, "smoke": terms.smoke}
+    facts = {"agent": "estimate", "seed": seed, "dataset": dataset.facts(), "environment": None, **common}
+    record.begin(terms.configuration(), {**facts, "host": host_facts()})
+    learning = Shortened(evaluation) if terms.smoke else evaluation
     stages = StageCache(cache, learning, dataset, seed, loop.compiled, loop.steps_per_call) if cache else None
     trainer.run(trainer.TrainingRun(learning, dataset, record, stages, None, seed, loop, TrainingProgress()))
-    opinion = evaluation.opinion(model, candidate, seed) if model and candidate else None
-    content = {"action": name, "smoke": smoke, **_conclusion(evaluation, dataset, directory, opinion)}
-    content["distance"] = candidate.distance() if candidate else evaluation.clone_distance()
+    opinion = evaluation.opinion(model, judged, seed) if model and judged else None
+    distance = judged.distance() if judged else evaluation.clone_distance()
+    content = {**common, "distance": distance, **_conclusion(evaluation, dataset, directory, opinion)}
     write_json(directory / "estimate.json", content)
     return content
 
@@ -279,8 +219,8 @@ def _value(directory: Path, stage: str) -> tuple[Interval, float]:
 def _tail(evaluation: PolicyEvaluation, dataset: OfflineDataset) -> np.ndarray:
     """What the cloned policy would earn from each row's next state on [M]: needed where the recording was cut."""
     following, tails = dataset.transitions.next_observation, []
-    for first in range(0, len(following), _ROWS):
-        state = following[first : first + _ROWS]
+    for first in range(0, len(following), ROWS):
+        state = following[first : first + ROWS]
         action = evaluation.cloned.network(tf.constant(state))[0]
         tails.append(evaluation.clone_value.values(state, tf.tanh(action).numpy()).mean(axis=0))
     return np.concatenate(tails)

@@ -105,6 +105,5 @@ def _judge(
     dataset = gin.get_configurable(load_dataset)(names, task)
     settings, loop = gin.get_configurable(Estimation)(), gin.get_configurable(Loop)()
     configuration.check_effective(question.bindings, gin.operative_config_str())
-    return estimate(
-        directory, cache, dataset, policy, question.action or None, question.seed, settings, loop, smoke, model
-    )
+    terms = Terms(question.action or None, question.seed, settings, loop, smoke, model)
+    return estimate(directory, cache, dataset, policy, terms)

@@ -221,8 +221,7 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     }
     record.begin(operative_config, {**facts, "host": host_facts()})
     keeper = _Keeper(experiment, task, buffer, policy, record.directory, facts)
-    progress = TrainingProgress(experiment.evaluation_episodes)
-    evaluate = keeper.watching(evaluation.intermediate)
+    progress, evaluate = TrainingProgress(experiment.evaluation_episodes), keeper.watching(evaluation.intermediate)
     snapshot, loop = snapshots(policy, record, facts), experiment.loop
     trainer.run(trainer.TrainingRun(agent, buffer, record, None, evaluate, seed, loop, progress, snapshot))
     keeper.keep_replay()
