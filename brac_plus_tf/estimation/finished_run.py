@@ -11,7 +11,7 @@ import gin
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.sources import dataset_task
-from brac_plus_tf.estimation.estimate import Estimation, estimate, report_lines
+from brac_plus_tf.estimation.estimate import Estimation, Terms, estimate, report_lines
 from brac_plus_tf.estimation.model_rollouts import has_model, load_model
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs import configuration
