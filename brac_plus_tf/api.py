@@ -110,12 +110,13 @@ def _configuration(agent: Agent, loop: Loop) -> str:
 
 
 def evaluate(
-    policy: Acting, environment: str, episodes: int = 100, seed: int = 0, action: str | None = None
+    policy: Acting, environment: str, episodes: int = 100, seed: int = 0, action: str | None = None, gamma: float = 1.0
 ) -> Episodes:
     """Returns and lengths of episodes of a policy; episode number i begins from (seed, i), whatever their number.
 
     Args:
       environment: a task's or gymnasium's name. action: which of the policy's ways to act; None for its default.
+        gamma: discount of the returns; what `estimate` foretells is discounted by 0.99.
     Raises:
       UserError: if there is no such environment, or the policy does not fit it.
     """
@@ -123,7 +124,7 @@ def evaluate(
     if policy.dimensions != task.dimensions:
         raise UserError(f"{policy!r} does not fit {task.name}, which has {task.dimensions}")
     way = policy.way(action or policy.actions[0])
-    return Evaluator(lambda: make_environment(task), task.horizon).run(way, episodes, seed)
+    return Evaluator(lambda: make_environment(task), task.horizon).run(way, episodes, seed, gamma=gamma)
 
 
 __all__ = ["Problem", "Run", "build", "evaluate", "train"]

@@ -72,6 +72,15 @@ def test_returns_and_lengths_by_hand(narrow):
     assert len(set(episodes.lengths)) > 2  # otherwise the order would go unnoticed
 
 
+def test_discounted_returns_by_hand(narrow):
+    """Rewards first (1/2), first (3/2), .. discounted by a quarter each; lengths do not change."""
+    episodes = evaluator([]).run(HALF, 10, seed=4, gamma=0.25)
+    for seed, found in zip(one_by_one(seed=4, episodes=10), episodes.returns, strict=True):
+        first = 1 + seed % 5
+        assert found == pytest.approx(sum(0.25**step * first * (0.5 + step) for step in range(first)))
+    np.testing.assert_array_equal(episodes.lengths, evaluator([]).run(HALF, 10, seed=4).lengths)
+
+
 def one_by_one(seed, episodes) -> list[int]:
     """Reset seeds of episodes 0, 1, .. found by growing the number of episodes in one environment."""
     log = []

@@ -56,8 +56,8 @@ class Evaluator:
     def __init__(self, make: Callable[[], Any], horizon: int) -> None:
         self._simulators, self._horizon = Simulators(make, horizon, THREADS), horizon
 
-    def run(self, way: WayToAct, episodes: int, seed: int, progress: bool = False) -> Episodes:
-        """Plays episodes 0, 1, .. by one way to act.
+    def run(self, way: WayToAct, episodes: int, seed: int, progress: bool = False, gamma: float = 1.0) -> Episodes:
+        """Plays episodes 0, 1, .. by one way to act. Returns are discounted by gamma, which as a rule does nothing.
 
         Episode i starts from a seed derived from (seed, i), and the draw of its step number t is from a seed of
         (seed, i, t): neither their number nor which simulator plays it matters, but for rounding.
@@ -77,7 +77,7 @@ class Evaluator:
         shown = Progress("evaluation", episodes, "episodes") if progress else contextlib.nullcontext()
         with shown as bar:
             for played in self._simulators.play(act, way.initial_state, seeds, _WIDTH, steady=True):
-                returns[played.episode] += played.reward
+                returns[played.episode] += gamma ** lengths[played.episode] * played.reward
                 lengths[played.episode] += 1
                 if bar is not None and (ended := int(np.sum(played.terminal | played.timeout))):
                     bar.advance(ended)
