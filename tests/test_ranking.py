@@ -21,7 +21,7 @@ def test_orders():
 
 
 def test_regret_by_hand():
-    """True values 10, 20, 40, 30; estimates put the second first, then the fourth: (40 - 20) / 30 and (40 - 30) / 30."""
+    """True 10, 20, 40, 30; estimates put the second first, then the fourth: (40 - 20) / 30 and (40 - 30) / 30."""
     estimates, truths = [1.0, 9.0, 2.0, 8.0], [10.0, 20.0, 40.0, 30.0]
     assert [regret(estimates, truths, k) for k in (1, 2, 3)] == pytest.approx([2.0 / 3.0, 1.0 / 3.0, 0.0])
     assert regret([3.0, 1.0], [5.0, 5.0]) == 0.0
