@@ -5,9 +5,17 @@ from fakes import LinearGaussian, assert_mean, gaussian_kl, random_behavior, see
 from scipy import stats
 from scipy.special import logsumexp
 
+from brac_plus_tf.core.randomness import fold, standard_normal
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
-from brac_plus_tf.models.behavior import ConditionalVAE, GaussianBehavior, VAEEnsemble, all_members, draw_one_member
+from brac_plus_tf.models.behavior import (
+    ConditionalVAE,
+    GaussianBehavior,
+    VAEEnsemble,
+    all_members,
+    draw_one_member,
+    fit_ensemble,
+)
 from brac_plus_tf.models.distributions import diagonal_gaussian, gaussian_mixture
 from brac_plus_tf.models.optimization import build_adam, gradient_step
 
@@ -102,6 +110,44 @@ def test_active_units_are_the_latents_whose_posterior_mean_varies():
 
     vae = ConditionalVAE(lambda _, u: diagonal_gaussian(3.0 + gains * u, tf.ones([4, 5])), decoder, 5)
     assert float(vae.negative_elbo(normal(4, 6), u, SEED)["active_units"]) == 3.0
+
+
+def test_slack_is_what_the_mean_divergence_of_each_latent_lacks():
+    """Over a batch whose posterior means are 1 and -1 times the gain: KL_j = (gain^2 + std^2 - 1) / 2 - log std."""
+    u, gains, std = tf.constant([[1.0], [-1.0]]), tf.constant([2.0, 0.5, 0.0]), np.array([0.5, 0.9, 1.0])
+    posterior = lambda _, u: diagonal_gaussian(gains * u, tf.ones([2, 1]) * tf.constant(std, tf.float32))  # noqa: E731
+    vae = ConditionalVAE(posterior, LINEAR.vae().decoder, 3)
+    entries = [
+        gaussian_kl(np.array([gain]), np.array([s]), 0.0, 1.0) for gain, s in zip([2.0, 0.5, 0.0], std, strict=True)
+    ]
+    for free in (0.0, 0.1, 0.3, 3.0):
+        expected = sum(max(free - float(entry), 0.0) for entry in entries)
+        assert float(vae.slack(normal(2, 6), u, free)) == pytest.approx(expected, abs=1e-5)
+
+
+def fitted(free_nats):
+    """After 400 steps on actions that are 1 or -1, each half of the time, whatever the state."""
+    shape = VAEEnsemble(1, (16,), 2, log_std_range=(-2.0, 1.0), free_nats=free_nats)
+    ensemble = shape.build(Dimensions(2, 1), 0)
+    optimizer = build_adam(1e-2, ensemble.trainable_variables)
+
+    @tf.function
+    def step(index):
+        own = fold(SEED, index)
+        sign = tf.sign(standard_normal([1, 64, 1], own))
+        observation, noise = standard_normal([1, 64, 2], fold(own, 1)), standard_normal([1, 64, 1], fold(own, 2))
+        return fit_ensemble(ensemble, optimizer, observation, sign + 0.1 * noise, own)
+
+    for index in tf.range(400):
+        metrics = step(index)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_free_nats_keep_a_latent_in_use():
+    """One Gaussian, of deviation 1.005, has 1.424 nats; two need a latent that tells them apart."""
+    given_up, kept = fitted(0.0), fitted(0.5)
+    assert kept["active_units"] >= 1.0 and kept["latent_kl"] > 0.3
+    assert kept["negative_elbo"] < 1.0 < given_up["negative_elbo"] and given_up["latent_kl"] < 0.1
 
 
 def test_sample_moments_of_a_linear_gaussian():

@@ -93,6 +93,15 @@ class ConditionalVAE:
             "active_units": tf.reduce_sum(tf.cast(spread > 0.01, tf.float32)),
         }
 
+    def slack(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, free_nats: float) -> tf.Tensor:
+        """sum_j max(free_nats - E_B[KL_j], 0), nats: added to a loss, it makes the first free_nats of each latent's
+        divergence cost nothing, and none is given up to save them (Kingma et al. 2016, App. C.8: free bits).
+        """
+        posterior = self.posterior(observation, pre_tanh_action)
+        mean, deviation = posterior.mean(), posterior.stddev()
+        entries = 0.5 * (tf.square(mean) + tf.square(deviation) - 1.0) - tf.math.log(deviation)
+        return tf.reduce_sum(tf.nn.relu(free_nats - tf.reduce_mean(entries, axis=0)))
+
     def log_prob(self, observation: tf.Tensor, pre_tanh_action: tf.Tensor, samples: int, seed: tf.Tensor) -> tf.Tensor:
         """Importance-sampled log pi_b(u|s) [B] in nats, u-space: log mean_n p(u|s,z_n) p(z_n) / q(z_n|s,u)."""
         posterior = self.posterior(observation, pre_tanh_action)
@@ -148,7 +157,7 @@ class VAEEnsemble(HyperParameters):
     action_margin: logged actions are clipped to +-(1 - margin) before atanh.
     select: which members one gradient step of the policy sees.
     compute_dtype: "float32" or "bfloat16", of the networks' products where a policy is measured against them; they are
-    trained in float32.
+    trained in float32. free_nats: of each latent's divergence from its prior that cost nothing; the paper has none.
     """
 
     members: int = 3
@@ -159,6 +168,7 @@ class VAEEnsemble(HyperParameters):
     action_margin: float = 1e-3
     select: Selection = draw_one_member
     compute_dtype: str = "float32"
+    free_nats: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,6 +203,11 @@ class VAEEnsembleNetwork(tf.keras.layers.Layer):
     @property
     def members(self) -> int:
         return self._shape.members
+
+    @property
+    def free_nats(self) -> float:
+        """Of each latent's divergence that cost nothing."""
+        return self._shape.free_nats
 
     def fixed_member(self, index: int | tf.Tensor) -> ConditionalVAE:
         """The same as `member`, for measuring a policy: computed in `VAEEnsemble.compute_dtype`."""
@@ -238,15 +253,23 @@ def fit_ensemble(
     pre_tanh_action: tf.Tensor,
     seed: tf.Tensor,
 ) -> Metrics:
-    """One step of every member up the ELBO of its own minibatch: observation [E, B, O], pre_tanh_action [E, B, A]."""
+    """One step of every member up the ELBO of its own minibatch: observation [E, B, O], pre_tanh_action [E, B, A].
+
+    With `VAEEnsemble.free_nats` less the latents' part that costs nothing: see `ConditionalVAE.slack`.
+    """
 
     def loss() -> tuple[tf.Tensor, Metrics]:
+        members = ensemble.every_member()
         terms = [
             member.negative_elbo(observation[index], pre_tanh_action[index], fold(seed, Purpose.UPDATE, index))
-            for index, member in enumerate(ensemble.every_member())
+            for index, member in enumerate(members)
         ]
         means = {key: tf.reduce_mean([tf.reduce_mean(term[key]) for term in terms]) for key in terms[0]}
+        slacks = [
+            member.slack(observation[index], pre_tanh_action[index], ensemble.free_nats)
+            for index, member in enumerate(members if ensemble.free_nats else ())
+        ]
         # the sum over members, not their mean: each learns as if it were alone
-        return means["negative_elbo"] * ensemble.members, means
+        return tf.add_n([means["negative_elbo"] * ensemble.members, *slacks]), means
 
     return gradient_step(loss, ensemble.trainable_variables, optimizer)[1]
