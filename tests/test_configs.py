@@ -140,7 +140,7 @@ BASELINES |= {
 # files given together -> the task whose sizes their data have
 COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("brac_plus/short.gin",): "hopper_medium_replay",
-    ("brac_plus/hopper_medium_expert.gin", "brac_plus/separate_skills_short_protocol.gin"): "hopper_medium_expert",
+    ("brac_plus/hopper_medium_expert.gin", "brac_plus/short_protocol.gin"): "hopper_medium_expert",
     ("brac_plus/walker2d_medium.gin", "brac_plus/short_protocol.gin"): "walker2d_medium",
     ("brac_plus/pen_human.gin", "brac_plus/adroit_short_protocol.gin"): "pen_human",
     ("quickstart.gin",): "hopper_medium_replay",
@@ -646,7 +646,7 @@ def bindable() -> dict[str, set[str]]:
 
 def test_no_flag_sets_what_gin_sets():
     """`dataset` and `smoke` are shorthands for bindings; `seed` counts runs and cannot be bound (see below)."""
-    ours = {"gin_file", "gin_bindings", "root_dir", "seed", "dataset", "env", "smoke"}
+    ours = {"gin_file", "gin_bindings", "root_dir", "seed", "dataset", "env", "smoke", "estimate"}
     assert flag_names("train") == ours | {"import", "debug"}
     everything = set().union(*bindable().values())
     assert ours & everything == {"dataset", "seed", "smoke"}
