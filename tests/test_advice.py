@@ -62,6 +62,14 @@ def test_coverage_falls_where_episodes_come_by_the_same_states():
     assert narrow.coverage < 0.01 < wide.coverage < 0.1
 
 
+def test_neighbours_are_of_other_episodes():
+    """Each of four episodes stays in a corner of the square, and is far from the others, however near its own rows."""
+    data = made(np.ones(4), episodes=4)
+    corners = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])[data.places.episode]
+    noise = 0.01 * np.random.default_rng(0).normal(size=corners.shape)
+    assert behavior_of(tiny.with_columns(data, observation=corners + noise)).coverage > 0.9
+
+
 def test_two_groups_by_hand():
     """Values 0 0 and 4 4: all variance lies between. 0, 3, 9 of equal weight: (0, 3 | 9) has means 1.5 and 9 around 4,
     so (2 * 2.5^2 + 5^2) / 3 = 12.5 of (16 + 1 + 25) / 3 = 14. A weight of 2 is the value twice."""

@@ -12,6 +12,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.estimation.bandit import Pulled, choose_by_episodes, upper_bound
 from brac_plus_tf.estimation.selection import Candidate, Choice, Judged, candidates_of, choose, table_rows
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
+from brac_plus_tf.runs.metrics_log import read_metrics
 
 # The rule -------------------------------------------------------------------------------------------------------------
 
@@ -110,6 +111,15 @@ def test_the_first_choice_after_that_by_hand():
         order = []
         choose_by_episodes(lambda arm, number, order=order: (order.append(arm), 10.0 * arm)[1], estimates, 3)
         assert order[2] == expected
+
+
+def test_the_episodes_of_each_are_numbered():
+    """Number n of each begins alike, so that two are compared from the same starts."""
+    calls, generator = [], np.random.default_rng(0)
+    choose_by_episodes(lambda arm, number: (calls.append((arm, number)), generator.random())[1], [1.0, 2.0], 40)
+    for arm in (0, 1):
+        numbers = [number for one, number in calls if one == arm]
+        assert numbers == list(range(len(numbers))) and len(numbers) > 1
 
 
 def test_it_finds_the_best_of_ten_and_spends_most_episodes_on_it():
@@ -221,6 +231,24 @@ def test_snapshots_are_candidates(selected):
     assert [candidate["step"] for candidate in content["candidates"]] == [4, None]
     estimates = [candidate["estimate"]["mean"] for candidate in content["candidates"]]
     assert estimates[0] != estimates[1]
+    # what is told of its divergence is of its own step
+    measured = [row.value for row in read_metrics(run) if (row.stage, row.metric) == ("main", "divergence_mean")]
+    assert [candidate["divergence"] for candidate in content["candidates"]] == measured and len(measured) == 2
+
+
+def test_a_chosen_snapshot_is_what_is_exported(selected):
+    folder, data, _ = selected
+    run, output = runs_of(folder)[0], folder / "of a snapshot"
+    snapshot = run / "snapshots" / "00000004"
+    done = tiny.run_here(
+        "select", f"--runs={snapshot}", f"--dataset={data}", f"--output={output}", *BINDINGS[len(TINY) :]
+    )
+    assert done.status == 0, done.stderr
+    observation = np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)
+    paths = (output / "policy", snapshot, run / "saved_model")
+    exported, expected, last = (LoadedPolicy(path).act(observation) for path in paths)
+    np.testing.assert_array_equal(exported, expected)
+    assert not np.array_equal(exported, last)
 
 
 def test_real_episodes_decide_and_are_counted(selected):
