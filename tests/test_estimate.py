@@ -174,6 +174,12 @@ def test_a_policy_that_earns_more_than_the_data(judged):
     assert abs(content["drift"]) < 0.3 and content["episodes"] == 100 and content["gamma"] == 0.8
 
 
+def test_the_distance_of_its_actions_from_the_datas(judged):
+    """Halves of the range [0, 4] are 2: root of the mean of ((1.8 - a) / 2)^2."""
+    expected = np.sqrt(np.mean(np.square((1.8 - logs()["actions"]) / 2.0)))
+    assert judged[2]["distance"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_policy_is_asked_in_the_environments_units(judged):
     _, policy, _ = judged
     seen = np.concatenate(policy.asked)
