@@ -80,6 +80,16 @@ def test_targets_begin_as_copies_of_their_critics():
     assert any(weight.any() for weight in weights[0])
 
 
+def test_critics_and_targets_have_the_activation_that_is_set():
+    """Zero kernels before it: what comes out is the last weight times the activation of the first bias."""
+    seen = tiny.critic((1,), activation=lambda hidden: hidden + 7.0)
+    learner = ActorCritic(Problem(Dimensions(O, A)), 0, Actor((4,)), seen, 0.1, MaxQ())
+    for network in (learner.critic, learner.target_critic):
+        for kernel, value in zip(network.kernels, (0.0, 2.0), strict=True):
+            kernel.assign(tf.fill(kernel.shape, value))
+        np.testing.assert_allclose(network(OBSERVATION, tf.zeros([B, A])), np.full([2, B], 14.0))
+
+
 def test_draws_are_differentiable_in_the_actors_weights():
     actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, [0.4, 1.3])
     with tf.GradientTape() as tape:
