@@ -113,16 +113,18 @@ def test_active_units_are_the_latents_whose_posterior_mean_varies():
 
 
 def test_slack_is_what_the_mean_divergence_of_each_latent_lacks():
-    """Over a batch whose posterior means are 1 and -1 times the gain: KL_j = (gain^2 + std^2 - 1) / 2 - log std."""
-    u, gains, std = tf.constant([[1.0], [-1.0]]), tf.constant([2.0, 0.5, 0.0]), np.array([0.5, 0.9, 1.0])
-    posterior = lambda _, u: diagonal_gaussian(gains * u, tf.ones([2, 1]) * tf.constant(std, tf.float32))  # noqa: E731
-    vae = ConditionalVAE(posterior, LINEAR.vae().decoder, 3)
-    entries = [
-        gaussian_kl(np.array([gain]), np.array([s]), 0.0, 1.0) for gain, s in zip([2.0, 0.5, 0.0], std, strict=True)
-    ]
-    for free in (0.0, 0.1, 0.3, 3.0):
-        expected = sum(max(free - float(entry), 0.0) for entry in entries)
-        assert float(vae.slack(normal(2, 6), u, free)) == pytest.approx(expected, abs=1e-5)
+    """Posterior means are gains u for u of 1 and -3: each latent's KL is its mean over the two states."""
+    u, gains, std = np.array([[1.0], [-3.0]]), [2.0, 0.2, 0.0], [0.5, 0.9, 1.0]
+    vae = ConditionalVAE(
+        lambda _, u: diagonal_gaussian(tf.constant(gains) * u, tf.ones([2, 1]) * tf.constant(std)),
+        LINEAR.vae().decoder,
+        3,
+    )
+    entries = [gaussian_kl(gain * u, np.full([2, 1], s), 0.0, 1.0).mean() for gain, s in zip(gains, std, strict=True)]
+    for free in (0.0, 0.05, 0.15, 3.0):
+        expected = sum(max(free - entry, 0.0) for entry in entries)
+        assert float(vae.slack(normal(2, 6), tf.constant(u, tf.float32), free)) == pytest.approx(expected, abs=1e-5)
+    assert 0.03 < entries[1] < 0.15  # it lies between them
 
 
 def fitted(free_nats):
