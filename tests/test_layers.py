@@ -22,7 +22,7 @@ ROOMS["comparison"] = {"core", "data", "policies", "runs", "estimation"}
 ROOMS["reporting"] = {"core", "environments", "data", "estimation", "runs"}
 # the other modules of agents/ are algorithms
 SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}
-SHARED_AGENTS |= {"learned_dynamics", "termination"}
+SHARED_AGENTS |= {"learned_dynamics", "termination", "delayed_policy"}
 
 
 def imports(path: pathlib.Path, package: pathlib.Path) -> set[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from brac_plus_tf.models.networks import (
     EnsembleMLP,
     ValueNetwork,
     normalized_relu,
+    relu_then_normalized,
 )
 from brac_plus_tf.objectives.multipliers import GlobalMultiplier, StateMultiplier
 
@@ -154,6 +155,8 @@ def test_the_normalised_relu_is_layer_normalisation_and_then_relu():
     inputs = 5.0 * normal(N, B, 7) + 3.0
     expected = tf.nn.relu(tf.keras.layers.LayerNormalization(epsilon=1e-5, center=False, scale=False)(inputs))
     np.testing.assert_allclose(normalized_relu(inputs), expected, rtol=1e-4, atol=1e-5)
+    other = tf.keras.layers.LayerNormalization(epsilon=1e-5, center=False, scale=False)(tf.nn.relu(inputs))
+    np.testing.assert_allclose(relu_then_normalized(inputs), other, rtol=1e-4, atol=1e-5)
     # by hand: mean 2, variance 2/3
     root = np.sqrt(1.5)
     np.testing.assert_allclose(normalized_relu(tf.constant([[1.0, 2.0, 3.0]])), [[0.0, 0.0, root]], rtol=1e-4)

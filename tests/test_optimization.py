@@ -96,6 +96,17 @@ def test_a_single_factor_is_a_constant_learning_rate():
     np.testing.assert_allclose(learning_rates(Fit(steps=10, learning_rate=2e-3, decay=(0.5,))), 1e-3, rtol=1e-6)
 
 
+def test_few_data_shorten_a_fit_to_so_many_passes():
+    """2,000 rows, 60 times, in batches of 100: 1,200 steps. The rate's drops move with the end."""
+    fit = Fit(steps=80_000, batch_size=100, most_passes=60.0)
+    assert fit.for_data(2000) == Fit(1200, 100, most_passes=60.0)
+    assert fit.for_data(1_000_000) == fit.for_data(None) == fit
+    assert Fit(steps=80_000).for_data(5) == Fit(steps=80_000)
+    assert fit.for_data(1).steps == 1
+    rates = learning_rates(fit.for_data(100))  # 60 steps
+    assert rates[6] == pytest.approx(1e-3) and rates[54] == pytest.approx(1e-5)
+
+
 def test_a_fit_learns_at_its_scheduled_rate():
     # Adam's steps under a constant gradient have the size of the learning rate: halves of 0.1 and of 0.01
     fit = Fit(steps=4, learning_rate=0.1, decay=(1.0, 0.1))

@@ -106,15 +106,29 @@ def test_evaluation_sees_the_variables_of_its_step(tmp_path):
     assert run.rows("second", "evaluation/steps") == {12: 12.0, 22: 22.0}
 
 
+class AlsoEvaluatedFirst(TinyAgent):
+    """Its first stage, which other runs may share, is evaluated, too."""
+
+    def stages(self):
+        first, second = super().stages()
+        return dataclasses.replace(first, evaluate=True), second
+
+
 @pytest.mark.parametrize(("epochs", "expected"), [(0, []), (1, [6, 12, 18]), (2, [12]), (3, [18])])
 def test_snapshots_are_of_the_evaluated_stages_policy_after_so_many_epochs(tmp_path, epochs, expected):
-    """Also where the stage could have been taken over from another run, which made none."""
-    Run(tmp_path).train(TinyAgent(), None)
     agent, steps, taken = TinyAgent(), [], []
-    again = Run(tmp_path, dataclasses.replace(LOOP, snapshot_epochs=epochs))
-    again.directory = tmp_path / "again"
-    again.train(agent, None, lambda step: (steps.append(step), taken.append(int(agent.counts[1].numpy()))))
+    run = Run(tmp_path, dataclasses.replace(LOOP, snapshot_epochs=epochs))
+    run.train(agent, None, lambda step: (steps.append(step), taken.append(int(agent.counts[1].numpy()))))
     assert steps == taken == expected
+
+
+def test_snapshots_are_taken_where_the_stage_could_have_been_taken_over(tmp_path):
+    """From a run that made none."""
+    Run(tmp_path).train(AlsoEvaluatedFirst(), None)
+    steps, again = [], Run(tmp_path, dataclasses.replace(LOOP, snapshot_epochs=1))
+    again.directory = tmp_path / "again"
+    again.train(AlsoEvaluatedFirst(), None, steps.append)
+    assert steps == [6, 12, 6, 12, 18]
 
 
 def test_without_an_environment_nothing_is_evaluated(tmp_path):

@@ -39,7 +39,7 @@ class Problem:
     dimensions: sizes of observation and action. scaling: how the environment's units become those the networks see;
     None where they are the same. task: the environment that the data come from (its horizon, bounds, termination
     rule), None if unknown. reward_range: smallest and largest reward of the data, in network units, if there are data.
-    discount: that the data state, if they do.
+    discount: that the data state, if they do. terminals, transitions: how many the data hold, if there are data.
     """
 
     dimensions: Dimensions
@@ -48,6 +48,7 @@ class Problem:
     reward_range: tuple[float, float] | None = None
     discount: float | None = None
     terminals: int | None = None
+    transitions: int | None = None
 
 
 # Drawing batches --------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class Initialized(ActorCritic):
         policy_samples: int,
     ) -> None:
         super().__init__(problem, seed, actor, critic, policy_rate, max_q)
+        fits = InitialFits(*(fit.for_data(problem.transitions) for fit in fits))
         self.behavior = behavior.build(problem.dimensions, seed)
         self.entropy_multiplier = LearnedEntropyMultiplier(entropy)
         self._behavior_optimizer = fits.behavior.adam(self.behavior.trainable_variables)

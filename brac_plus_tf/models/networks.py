@@ -36,8 +36,18 @@ def normalized_relu(inputs: tf.Tensor) -> tf.Tensor:
     It has no scale and offset of its own: the next layer's weights make up for them. A critic of it grows with its
     last weights alone, not with the size of its inputs: far from the data its values stay of the data's size.
     """
+    return tf.nn.relu(_normalized(inputs))
+
+
+@gin.register
+def relu_then_normalized(inputs: tf.Tensor) -> tf.Tensor:
+    """The same the other way round, as ReBRAC's critics have it: ReLU, then layer normalisation."""
+    return _normalized(tf.nn.relu(inputs))
+
+
+def _normalized(inputs: tf.Tensor) -> tf.Tensor:
     mean, variance = tf.nn.moments(inputs, axes=[-1], keepdims=True)
-    return tf.nn.relu((inputs - mean) * tf.math.rsqrt(variance + 1e-5))
+    return (inputs - mean) * tf.math.rsqrt(variance + 1e-5)
 
 
 class Layers(NamedTuple):

@@ -72,13 +72,21 @@ class Fit(HyperParameters):
     """One pre-training stage: gradient steps, batch size and learning rate.
 
     decay: factors on the learning rate for equal parts of the stage; the default drops it four times, as the
-    authors' code does.
+    authors' code does. most_passes: over the data, which shorten the stage where they are few; None for any number.
     """
 
     steps: int = 400_000
     batch_size: int = 100
     learning_rate: float = 1e-3
     decay: tuple[float, ...] = (1.0, 0.5, 0.1, 0.05, 0.01)
+    most_passes: float | None = None
+
+    def for_data(self, transitions: int | None) -> "Fit":
+        """The stage on so many transitions; None where their number is not known."""
+        if self.most_passes is None or transitions is None:
+            return self
+        most = max(1, round(self.most_passes * transitions / self.batch_size))
+        return dataclasses.replace(self, steps=min(self.steps, most))
 
     def adam(self, variables: Sequence[tf.Variable]) -> tf.keras.optimizers.Adam:
         return build_adam(decayed(self.learning_rate, self.decay, self.steps), variables)

@@ -99,7 +99,8 @@ def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
     reward = dataset.transitions.reward
     reward_range = (float(reward.min()), float(reward.max()))
     terminals = int((dataset.transitions.discount == 0.0).sum())
-    return Problem(dataset.dimensions, dataset.scaling, task, reward_range, dataset.origin.discount, terminals)
+    stated, count = dataset.origin.discount, dataset.number_of_transitions
+    return Problem(dataset.dimensions, dataset.scaling, task, reward_range, stated, terminals, count)
 
 
 class Session:

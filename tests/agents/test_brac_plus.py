@@ -86,6 +86,13 @@ def test_each_stage_changes_only_what_it_trains():
         assert changed_components(before, tiny.values(agent)) == expected[stage.name]
 
 
+def test_stage_one_makes_no_more_passes_over_the_data_than_are_set():
+    """400 rows twice, in batches of 100; the others are not limited."""
+    fits = {"behavior_fit": Fit(50, 100, most_passes=2.0), "initial_policy_fit": Fit(50, 100)}
+    given = make_agent(**fits).stages(), BRACPlus(Problem(DIMENSIONS, transitions=400), 0, **fits).stages()
+    assert [[stage.steps for stage in stages[:2]] for stages in given] == [[50, 50], [8, 50]]
+
+
 def test_divergence_is_computed_once_per_step():
     divergence = CountingDivergence()
     agent = make_agent(divergence=divergence)

@@ -57,10 +57,16 @@ def test_targets_value_the_target_policys_action():
     assert float(metrics["td_error"]) == pytest.approx(loss, rel=1e-5)
 
 
+def smoothed_value(agent, next_observation, seed=SEED):
+    """What a next state is worth to the targets."""
+    action = agent.smoothed_action(next_observation, seed)
+    return agent.pessimistic(agent.target_critic, next_observation, action).numpy()
+
+
 def test_the_noise_of_the_next_action_is_clipped_and_so_is_the_action():
     """With a huge deviation every entry is moved by exactly +-0.5, then kept within +-1."""
     agent, next_observation = make_agent(target_noise=1e6), make_batch(2000).next_observation
-    value = agent._smoothed_next_value(next_observation, SEED).numpy()
+    value = smoothed_value(agent, next_observation)
     action = np.tanh(next_observation.numpy() @ TARGET_ACTOR[0] + TARGET_ACTOR[1])
     shifts = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
     moved = np.clip(action + shifts[:, None], -1.0, 1.0)
@@ -70,11 +76,11 @@ def test_the_noise_of_the_next_action_is_clipped_and_so_is_the_action():
     # around an action of 0 and with Q' = a0 + 3 a1 the four signs show, and each is as frequent as the others
     agent.target_actor.set_weights([0 * weight for weight in agent.target_actor.get_weights()])
     agent.target_critic.set_weights(linear_critic([[0, 0, 0, 1, 3]] * 2).get_weights())
-    signs, counts = np.unique(np.round(agent._smoothed_next_value(next_observation, SEED), 4), return_counts=True)
+    signs, counts = np.unique(np.round(smoothed_value(agent, next_observation), 4), return_counts=True)
     np.testing.assert_allclose(signs, [-2.0, -1.0, 1.0, 2.0])
     assert (np.abs(counts - 500) < 5 * np.sqrt(2000 * 0.25 * 0.75)).all()
-    another = agent._smoothed_next_value(next_observation, base_seed(6)).numpy()
-    assert np.ptp(another - agent._smoothed_next_value(next_observation, SEED).numpy()) > 0.1
+    another = smoothed_value(agent, next_observation, base_seed(6))
+    assert np.ptp(another - smoothed_value(agent, next_observation)) > 0.1
 
 
 def test_the_policys_gradient_is_that_of_q1_over_its_scale_and_the_distance_to_the_data():
