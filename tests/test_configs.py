@@ -124,7 +124,8 @@ BASELINES |= {
     for folder in ("bc", "sac", "bear", "bcq", "cql", "brac_p", "brac_v")
 }
 # a folder that nobody has listed is found by its base.gin, and by short_protocol.gin beside it
-MODEL_BASED = ("mbop", "mopo")  # which have files for the tasks of the paper's Table 1
+MODEL_BASED = ("mbop", "mopo")
+BY_TASK = (*MODEL_BASED, "rebrac")  # which have files for the tasks of the paper's Table 1
 PAPERS_OWN = {"brac_plus", "brac_plus_acml"}
 BASELINES |= {
     files: None
@@ -145,7 +146,7 @@ COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("brac_plus/pen_human.gin", "brac_plus/adroit_short_protocol.gin"): "pen_human",
     ("quickstart.gin",): "hopper_medium_replay",
     **{files: "hopper_medium_replay" for files in BASELINES},
-    **{(f"{folder}/{task}.gin",): task for folder in MODEL_BASED for task in PAPER if robot(task) not in HANDS},
+    **{(f"{folder}/{task}.gin",): task for folder in BY_TASK for task in PAPER if robot(task) not in HANDS},
     **{("brac_plus/hopper_medium_replay.gin", f"ablations/{name}.gin"): "hopper_medium_replay" for name in ABLATIONS},
     **{(f"ablations/mmd_global_{task}.gin",): task for task in TABLE_3},
 }
@@ -334,7 +335,7 @@ def test_a_task_file_holds_little_beside_its_include(file):
 def test_each_stage_takes_its_first_steps(files):
     outcome = first_steps(files)
     plus = ["behavior", "initial_policy", "initial_critic", "main"]
-    expected = None if files[0].split("/")[0] in MODEL_BASED else BASELINES.get(files, plus)
+    expected = None if files[0].split("/")[0] in BY_TASK else BASELINES.get(files, plus)
     assert expected is None or list(outcome.metrics) == expected
     for stage, steps in outcome.metrics.items():
         for values in steps:

@@ -196,6 +196,35 @@ class DeterministicActorNetwork(EnsembleMLP):
         return tf.tanh(self.member(0)(observation))
 
 
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class CommonSpreadActor(HyperParameters):
+    """Shape of a Gaussian over actions whose mean is within [-1, 1] and whose deviations are the same in every state.
+
+    log_std_range: bounds of their logarithms, which start at 0.
+    """
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
+
+    def build(self, dimensions: Dimensions, seed: int, name: str = "actor") -> "CommonSpreadActorNetwork":
+        return CommonSpreadActorNetwork(self, dimensions, seed, name)
+
+
+class CommonSpreadActorNetwork(EnsembleMLP):
+    """pi(.|s): observation [.., O] -> mean tanh(h(s)) and standard deviation of the action, each [.., A]."""
+
+    def __init__(self, shape: CommonSpreadActor, dimensions: Dimensions, seed: int, name: str) -> None:
+        super().__init__(1, dimensions.observation, shape.hidden_sizes, dimensions.action, seed, name)
+        self.log_std = self.add_weight(name="log_std", shape=(dimensions.action,), initializer="zeros")
+        self._log_std_range = shape.log_std_range
+
+    def call(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        mean = tf.tanh(self.member(0)(observation))
+        deviation = tf.exp(tf.clip_by_value(self.log_std, *self._log_std_range))
+        return mean, tf.broadcast_to(deviation, tf.shape(mean))
+
+
 class CriticNetwork(EnsembleMLP):
     """Q_j(s, a): observation [.., O] and action [.., A] in [-1, 1] -> [K, ..] in units of the rescaled reward."""
 

@@ -73,3 +73,18 @@ def imitating_policy_loss(value: tf.Tensor, squared_error: tf.Tensor, weight: fl
     check_shapes((value, "B"), (squared_error, "B"))
     scale = tf.stop_gradient(tf.reduce_mean(tf.abs(value)))
     return squared_error - weight * value / scale
+
+
+def expectile_loss(difference: tf.Tensor, expectile: float) -> tf.Tensor:
+    """|expectile - 1(u < 0)| u^2, per state [B] (IQL, Eq. 5): near 1 what is below V hardly counts."""
+    check_shapes((difference, "B"))
+    weight = tf.where(difference < 0.0, 1.0 - expectile, expectile)
+    return weight * tf.square(difference)
+
+
+def advantage_weight(advantage: tf.Tensor, sharpness: float, largest: float) -> tf.Tensor:
+    """min(exp(sharpness A(s,a)), largest), per state [B], without gradient (IQL, Eq. 7)."""
+    check_shapes((advantage, "B"))
+    # the exponent is bounded before it is taken: an infinite weight would have a gradient of nothing
+    exponent = tf.minimum(sharpness * advantage, tf.math.log(largest))
+    return tf.stop_gradient(tf.exp(exponent))

@@ -104,7 +104,8 @@ TRAINED = {
     "bcq": {"main": (LEARNED - {"actor"}) | {"perturbation", "target_perturbation", "behavior", "behavior_optimizer"}},
     "cql": {"main": LEARNED | {"gap_multiplier", "temperature"}},
 }
-TRAINED["td3_bc"] = {"main": LEARNED | {"target_actor"}}
+TRAINED["td3_bc"] = TRAINED["rebrac"] = {"main": LEARNED | {"target_actor"}}
+TRAINED["iql"] = {"main": LEARNED | {"value", "value_optimizer"}}
 WITHOUT_CRITIC = {"bc": {"behavior"}, "mbop": {"plan_value"}}
 WARM = {"brac", "brac dual", "bear", "cql"}
 
