@@ -12,6 +12,7 @@ COMMANDS = (
     "estimate",
     "select",
     "export",
+    "act",
     "compare",
     "plot",
     "report",

@@ -25,6 +25,7 @@ FLAGS = {
     ),
     "report": (set(), {"output", "env", "gin_bindings"}),
     "export": ({"run_dir", "output"}, set()),
+    "act": ({"policy"}, {"action", "seed"}),
     "compare": ({"agents", "datasets"}, {"seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}),
     "plot": (set(), {"output"}),
     "inspect_dataset": (set(), {"env", "output", "model", "gin_bindings"}),
@@ -80,7 +81,7 @@ def test_help_shows_what_the_chosen_files_set(tmp_path):
     shown = run_here("train", "--help", *given).stdout.partition("Settings of ")[2]
     settings = dict(re.findall(r"^    (\S+) = (.+)$", shown, re.MULTILINE))
     assert settings["Improvement.epochs"] == "7" and settings["MaxQ.samples"] == "3"
-    assert settings["Improvement.steps_per_epoch"] == "2000"
+    assert settings["Improvement.steps_per_epoch"] == "1000"
     assert settings["BRACPlus.behavior_fit"] == "@behavior/Fit()"
     assert "Settings of" not in run_here("train", "--help").stdout
     outcome = run_here("train", "--help", "--gin_file=brac_plus/shrot.gin")
