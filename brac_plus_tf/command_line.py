@@ -77,6 +77,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
+        if twice := re.match(r"flag --(\w+)=.*: already defined as", str(error)):
+            sys.exit(_refuse(UserError(f"--{twice[1]} is given twice; give it once, with commas between the sources")))
         missing = re.match(r"flag --(\w+)=None: ", str(error))
         sys.exit(_refuse(UserError(f"--{missing[1]} is required; --help tells what it takes") if missing else error))
 
@@ -152,7 +154,16 @@ def define_path(name: str, default: str | None, help_line: str, required: bool =
 
 def define_sources(name: str, help_line: str, required: bool = False) -> None:
     """A flag whose value is a tuple of dataset sources."""
-    flags.DEFINE(_SourcesParser(), name, None, help_line, serializer=flags.ArgumentSerializer(), required=required)
+    # given twice it is refused: the last one would count, and the data be others than whoever wrote it thinks
+    flags.DEFINE(
+        _SourcesParser(),
+        name,
+        None,
+        help_line,
+        serializer=flags.ArgumentSerializer(),
+        required=required,
+        allow_overwrite=False,
+    )
 
 
 def define_gin_files(default: Sequence[str] | None, required: bool = False) -> None:

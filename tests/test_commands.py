@@ -450,3 +450,10 @@ def test_commands_need_a_finished_run(run_copy, tmp_path, command):
     unfinished = run_here(command, f"--run_dir={run_directory(run_copy)}", *output)
     assert "not finished" in the_error(unfinished)
     assert not (tmp_path / "policy").exists()
+
+
+def test_data_that_are_named_by_two_flags_are_refused(tmp_path):
+    """The last flag would count, and the data be half of what was meant."""
+    outcome = run_here("train", "--gin_file=bc/base.gin", "--dataset=a.hdf5", "--dataset=b.hdf5")
+    assert outcome.status == 1
+    assert outcome.stderr == "error: --dataset is given twice; give it once, with commas between the sources\n"
