@@ -183,7 +183,7 @@ class LoadedPolicy(Acting):
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
             self._actions: list[str] = list(facts["actions"])
             check_saved_model(directory)
-            signatures = tf.saved_model.load(str(directory)).signatures
+            self._signatures = signatures = tf.saved_model.load(str(directory)).signatures
             self._ways = {
                 name: way_to_act(
                     signatures[_signature_name(name, self.actions)], signatures.get(f"initial_state_{name}")
@@ -203,6 +203,20 @@ class LoadedPolicy(Acting):
         if name not in self._ways:
             raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
         return self._ways[name]
+
+    def signatures(self) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+        """Of the SavedModel: name -> inputs, outputs -> name -> dtype and shape, None for any number of rows."""
+
+        def told(specs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+            return {
+                name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list() if spec.shape.rank is not None else None}
+                for name, spec in sorted(specs.items())
+            }
+
+        return {
+            name: {"inputs": told(function.structured_input_signature[1]), "outputs": told(function.structured_outputs)}
+            for name, function in sorted(self._signatures.items())
+        }
 
     def check_fits(self, task: Task) -> None:
         """Raises UserError if the policy is for observations or actions of other sizes."""

@@ -11,6 +11,7 @@ from brac_plus_tf.environments.environment import Environment, make_environment
 from brac_plus_tf.environments.tasks import Task, recorded_task
 from brac_plus_tf.policies.evaluation import Evaluator, report
 from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
+from brac_plus_tf.runs.contract import write_contract
 from brac_plus_tf.runs.facts import read_facts
 
 
@@ -50,7 +51,7 @@ def evaluate(
 
 
 def export(run_dir: Path, output: Path, source: Path | None = None) -> None:
-    """Puts the run's SavedModel and its policy.json at `output`, whole or not at all.
+    """Puts the run's SavedModel, its policy.json, its contract and its model card at `output`, whole or not at all.
 
     Args:
       source: another export of the run than that of its last policy.
@@ -59,12 +60,13 @@ def export(run_dir: Path, output: Path, source: Path | None = None) -> None:
     """
     read_facts(run_dir)
     source = source or saved_model(run_dir)
-    LoadedPolicy(source)
+    policy = LoadedPolicy(source)
     refuse_existing(output)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, temporary)
+        write_contract(temporary, run_dir, policy)
         place_directory(temporary, output)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
