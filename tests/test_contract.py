@@ -30,8 +30,8 @@ EVALUATION = {
     "episodes": 100,
     "return_mean": 5.0,
     "return_std": 1.0,
-    "returns": [],
 }
+RETURNS = {"returns": [4.0, 6.0]}
 ESTIMATE = {
     "action": "mean",
     "gamma": 0.99,
