@@ -77,7 +77,7 @@ def test_signatures_are_the_saved_models(exported):
             assert dtypes == {key: spec.dtype.name for key, spec in expected.items()}
             assert all(spec.shape.is_compatible_with(told[kind][key]["shape"]) for key, spec in expected.items())
     assert contract["signatures"]["serving_default"]["inputs"]["observation"]["shape"] == [None, 3]
-    assert list(contract["ways_to_act"]) == ["plan", "mean", "sample"]
+    assert list(contract["ways_to_act"]) == ["plan", "mean", "sample", "best"]
 
 
 def test_ranges_and_normalisation(exported):
