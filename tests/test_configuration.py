@@ -133,7 +133,7 @@ def test_two_files_that_include_each_other_are_refused(tmp_path):
     [
         ("brac_plus/hoper_medium.gin", "brac_plus/hopper_medium.gin"),
         ("gin_configs/cql/tho.gin", "cql/rho.gin"),
-        ("adroit_short_protocol.gin", "brac_plus/adroit_short_protocol.gin"),
+        ("separate_skills_short_protocol.gin", "brac_plus/separate_skills_short_protocol.gin"),
     ],
 )
 def test_a_missing_file_is_refused_with_names_that_come_close(tmp_path, monkeypatch, name, close):
@@ -244,7 +244,7 @@ def test_what_the_files_of_the_package_set_is_what_gin_reads():
     for key, value in found.items():
         if not value.startswith("@"):
             assert repr(gin.query_parameter(key)) == value, key
-    assert found["Improvement.epochs"] == "20" and len(found) > 30
+    assert found["Improvement.epochs"] == "60" and len(found) > 30
 
 
 def test_every_file_of_the_package_describes_itself():

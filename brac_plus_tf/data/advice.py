@@ -130,9 +130,13 @@ def suggestion(dataset: OfflineDataset, behavior: Behavior | None) -> str:
     preset, others = "brac_plus/short.gin", "let select --thresholds=0.5,1,2,4 decide"
     if behavior is None:
         return f"{preset}, margin 1: too few episodes to say more; {others}"
+    if behavior.separate:
+        return (
+            f"{preset} with separate_skills_short_protocol.gin after it, margin 2: the policy has to move to the "
+            "better skill as a whole"
+        )
     if behavior.random:
         return f"{preset}, margin 2: random actions bind the policy to nothing; {others}"
     if behavior.several:
-        kind = "separate skills" if behavior.separate else "better and worse actions side by side"
-        return f"{preset}, margin 1: {kind} are recorded, and what the README measures is like it"
+        return f"{preset}, margin 1: better and worse actions are recorded side by side; measured in the README"
     return f"{preset}, margin 0.5: one policy recorded what there is, far from it nothing is known; {others}"
