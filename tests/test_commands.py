@@ -330,8 +330,11 @@ def test_bindings_beat_flags_and_flags_beat_files(tmp_path, monkeypatch, flags, 
         "include 'brac_plus/base.gin'\nExperiment.dataset = 'from_file.hdf5'\nExperiment.environment = 'Hopper-v4'\n"
     )
     (tmp_path / "later.gin").write_text("Experiment.agent_name = 'later'\n")
-    files = [f"--gin_file={tmp_path / name}" for name in ("mine.gin", "later.gin")]
-    outcome = run_here("train", *files, *flags, *(f"--gin_bindings={binding}" for binding in bindings), "--seed=5")
+    files, more = (
+        [f"--gin_file={tmp_path / name}" for name in ("mine.gin", "later.gin")],
+        ("--seed=5", "--estimate=none"),
+    )
+    outcome = run_here("train", *files, *flags, *(f"--gin_bindings={binding}" for binding in bindings), *more)
     assert (outcome.status, outcome.stdout) == (0, "results: somewhere\n")
     ((built, root_dir, seed, passed),) = seen
     assert (built.dataset, built.environment) == expected
