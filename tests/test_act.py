@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import select
 import subprocess
 import sys
 
@@ -62,14 +64,17 @@ def test_a_policy_that_remembers_begins_anew_after_an_empty_line(tmp_path, monke
 
 
 def test_each_line_is_answered_before_the_next_is_read(exported):
-    command = [sys.executable, "-m", "brac_plus_tf.act", f"--policy={exported}"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tiny.PROJECT
-    ) as process:
+    command, pipe = [sys.executable, "-m", "brac_plus_tf.act", f"--policy={exported}"], subprocess.PIPE
+    # a buffer of Python's own, whatever the surroundings say of it
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tiny.PROJECT, env=surroundings) as process:
         for row in OBSERVATIONS[:2]:
             process.stdin.write(",".join(map(str, row)) + "\n")
             process.stdin.flush()
-            assert float(process.stdout.readline()) is not None
+            answered, _, _ = select.select([process.stdout], [], [], 60.0)
+            if not answered:
+                process.kill()
+            assert answered and -1.0 <= float(process.stdout.readline()) <= 1.0
         process.stdin.close()
         assert process.wait(60) == 0
 
