@@ -10,6 +10,7 @@ With real episodes beside the estimates, dealt out to the candidates that may ye
 What an earlier call has trained or estimated is not done again.
 """
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,11 +94,11 @@ def _train(values: flags.FlagValues) -> list[Path]:
         own += [f"Experiment.environment = {values.env!r}"] if values.env else []
         # what the training command would refuse, it refuses before the first of them is trained
         experiment = configuration.build(Experiment, values.gin_file, [*own, *values.gin_bindings])
-        own += [f"Experiment.agent_name = '{experiment.agent_name}_margin_{margin:g}'"]
-        name = configuration.build(Experiment, values.gin_file, [*own, *values.gin_bindings]).run_name
+        # after the user's bindings: a name of theirs is kept, and the margin added to it
+        named = dataclasses.replace(experiment, agent_name=f"{experiment.agent_name}_margin_{margin:g}")
+        bindings = (*own, *values.gin_bindings, f"Experiment.agent_name = {named.agent_name!r}")
         data = task_label(values.dataset)
-        directory = values.root_dir / data / name / str(values.seed)
-        bindings = (*own, *values.gin_bindings)
+        directory = values.root_dir / data / named.run_name / str(values.seed)
         cell = Cell(experiment.agent_name, data, values.seed, directory, tuple(values.gin_file), bindings)
         cells[f"threshold {margin:g}"] = cell
     imports = [f"--import={module}" for module in command_line.flag_value("import")]

@@ -22,6 +22,7 @@ from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.estimation.finished_run import Question, estimate_policy
 from brac_plus_tf.estimation.ranking import mean_absolute_error, rank_correlation, regret
+from brac_plus_tf.estimation.verdict import Interval
 from brac_plus_tf.policies.evaluation import Evaluator
 from brac_plus_tf.policies.saved_policy import METADATA, LoadedPolicy
 
@@ -72,10 +73,9 @@ def markdown(records: Sequence[Mapping[str, Any]], found: Mapping[str, float]) -
     """Both as tables."""
     lines = ["| policy | estimate | true | score | reliable |", "|---|---|---|---|---|"]
     for one in records:
-        value, score = one["estimate"], one.get("score_mean", one["return_mean"])
-        interval = f"{value['mean']:.4g} +- {value['half_width']:.2g}"
-        truth = f"{one['truth']:.4g} +- {1.96 * one['truth_error']:.2g}"
-        lines.append(f"| {one['policy']} | {interval} | {truth} | {score:.1f} | {'yes' if one['reliable'] else 'no'} |")
+        value, score = Interval(**one["estimate"]), one.get("score_mean", one["return_mean"])
+        truth = Interval(one["truth"], 1.96 * one["truth_error"])
+        lines.append(f"| {one['policy']} | {value} | {truth} | {score:.1f} | {'yes' if one['reliable'] else 'no'} |")
     return "\n".join([*lines, "", ", ".join(f"{name} {value:.3g}" for name, value in found.items())]) + "\n"
 
 

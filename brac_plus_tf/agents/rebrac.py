@@ -14,7 +14,7 @@ from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Metrics, Transition
-from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.dataset import OfflineDataset, ends_episode
 from brac_plus_tf.models.networks import DeterministicActor, relu_then_normalized
 from brac_plus_tf.objectives.losses import imitating_policy_loss
 
@@ -74,7 +74,7 @@ class ReBRAC(DelayedPolicy):
 
 def rows_with_a_next_action(data: OfflineDataset) -> np.ndarray:
     """Numbers of the rows whose next action was recorded, or counts for nothing since their episode ended."""
-    last = np.append(np.diff(data.places.episode) != 0, True)
+    last = ends_episode(data.places)
     rows = np.flatnonzero(~last | (data.transitions.discount == 0.0))
     if not len(rows):
         raise UserError("ReBRAC: no row of the data says what was done next; store longer episodes")

@@ -16,7 +16,7 @@ from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.estimation.judged_policy import check_judgeable
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, smoke
-from brac_plus_tf.runs.experiment import Experiment, evaluation_task, task_label
+from brac_plus_tf.runs.experiment import Experiment, evaluation_task, sources_of, task_label
 from brac_plus_tf.runs.facts import read_facts
 from brac_plus_tf.runs.session import problem_of
 
@@ -97,7 +97,7 @@ def check_comparable(cells: Sequence[Cell]) -> None:
     kind: tuple[str, bool] | None = None  # whether there is no environment, and who said so first
     for cell in [cell for cell in cells if cell.seed == cells[0].seed]:  # those of other seeds differ in nothing else
         experiment = configuration.build(Experiment, cell.gin_files, cell.bindings)
-        sources = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
+        sources = sources_of(experiment.dataset)
         place = f"{cell.agent} on {cell.dataset}"
         task = evaluation_task(experiment.environment, sources)
         if cell.dataset not in datasets:

@@ -9,6 +9,7 @@ import numpy as np
 
 from brac_plus_tf.comparison.results import Result, names, published_score
 from brac_plus_tf.comparison.statistics import Aggregate, interquartile_mean, interval, mean
+from brac_plus_tf.estimation.verdict import Interval
 
 
 def scores_csv(results: Sequence[Result]) -> str:
@@ -94,17 +95,13 @@ def _with_interval(scores: np.ndarray, aggregate: Aggregate) -> str:
 
 def _of_data(name: str, results: Sequence[Result]) -> list[str]:
     judgement = next(result.judgement for result in results if result.judgement and result.cell.dataset == name)
-    return [name, _told(judgement["data"]), _told(judgement["clone"])]
-
-
-def _told(interval_: Mapping[str, float]) -> str:
-    return f"{interval_['mean']:.4g} +- {interval_['half_width']:.2g}"
+    return [name, str(Interval(**judgement["data"])), str(Interval(**judgement["clone"]))]
 
 
 def _estimate_entry(judgements: list[dict[str, Any]]) -> str:
     verdicts = ", ".join(dict.fromkeys(judgement["verdict"] for judgement in judgements))
     if len(judgements) == 1:
-        return f"{_told(judgements[0]['estimate'])} ({verdicts})"
+        return f"{Interval(**judgements[0]['estimate'])} ({verdicts})"
     values = np.array([[judgement["estimate"]["mean"]] for judgement in judgements])
     low, high = interval(values, mean)
     return f"{mean(values):.4g} [{low:.4g}, {high:.4g}] ({verdicts})"

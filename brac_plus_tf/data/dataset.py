@@ -194,6 +194,11 @@ def segment_starts(places: Places, length: int) -> np.ndarray:
     return np.flatnonzero(same & (places.step[last] - places.step[first] == length - 1))
 
 
+def ends_episode(places: Places) -> np.ndarray:
+    """[M] bool: whether the row is its episode's last that there is."""
+    return np.append(np.diff(places.episode) != 0, True)
+
+
 def continues(places: Places) -> np.ndarray:
     """[M] bool: whether the row is the step after that of the row before."""
     continues = (np.diff(places.episode) == 0) & (np.diff(places.step) == 1)

@@ -68,7 +68,7 @@ class PolicyEvaluation:
 
     def __init__(self, settings: Estimation, dataset: OfflineDataset, judged: JudgedPolicy | None, seed: int) -> None:
         self.cloned: ClonedPolicy = settings.cloning.build(dataset.dimensions, seed)
-        self._dataset, self._transitions, self._settings = dataset, dataset.transitions, settings
+        self._dataset, self._settings = dataset, settings
         draw = self._draw
         self.clone_value = FittedQLearner(
             CLONE, settings.fitted_q, dataset, lambda row, state, own: draw(state, own), draw, seed
@@ -90,7 +90,7 @@ class PolicyEvaluation:
         """What a model says of the policy and of the cloned one, from states of the data."""
         scaling, count = self._dataset.scaling, self._dataset.number_of_transitions
         rows = np.random.default_rng(initializer_seed(seed, "states for a model")).integers(count, size=_STATES)
-        starts = scaling.to_environment_observation(self._transitions.observation[rows])
+        starts = scaling.to_environment_observation(self._dataset.transitions.observation[rows])
 
         def clone(observation: np.ndarray, step: int) -> np.ndarray:
             state = tf.constant(scaling.normalize_observation(observation))
@@ -99,12 +99,16 @@ class PolicyEvaluation:
 
         return compare_in_model(model, judged.act, clone, starts, self.gamma)
 
-    def clone_distance(self) -> float:
-        """Of the cloned policy's means from the data's actions; see `distance_between`."""
-        observation, recorded = self._transitions.observation, self._transitions.action
+    def clone_means(self, observation: np.ndarray) -> np.ndarray:
+        """The cloned policy's means at observations [N, O]: [N, A]."""
         blocks = range(0, len(observation), ROWS)
         found = [tf.tanh(self.cloned.network(tf.constant(observation[at : at + ROWS]))[0]).numpy() for at in blocks]
-        return distance_between(np.concatenate(found), recorded)
+        return np.concatenate(found)
+
+    def clone_distance(self) -> float:
+        """Of the cloned policy's means from the data's actions; see `distance_between`."""
+        transitions = self._dataset.transitions
+        return distance_between(self.clone_means(transitions.observation), transitions.action)
 
     def stages(self) -> Sequence[Stage]:
         """The first two are the data's alone: all candidates share them."""
@@ -148,7 +152,7 @@ class Terms:
 
 def estimate(
     directory: Path, cache: Path | None, dataset: OfflineDataset, policy: Acting | None, terms: Terms = Terms()
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What `estimate.json` holds: written to `directory`, where the run that finds it out is also kept and goes on.
 
     Args:
@@ -218,33 +222,26 @@ def _value(directory: Path, stage: str) -> tuple[Interval, float]:
 
 def _tail(evaluation: PolicyEvaluation, dataset: OfflineDataset) -> np.ndarray:
     """What the cloned policy would earn from each row's next state on [M]: needed where the recording was cut."""
-    following, tails = dataset.transitions.next_observation, []
-    for first in range(0, len(following), ROWS):
-        state = following[first : first + ROWS]
-        action = evaluation.cloned.network(tf.constant(state))[0]
-        tails.append(evaluation.clone_value.values(state, tf.tanh(action).numpy()).mean(axis=0))
-    return np.concatenate(tails)
+    following = dataset.transitions.next_observation
+    action, blocks = evaluation.clone_means(following), range(0, len(following), ROWS)
+    values = (evaluation.clone_value.values(following[at : at + ROWS], action[at : at + ROWS]) for at in blocks)
+    return np.concatenate([value.mean(axis=0) for value in values])
 
 
-def report_lines(content: dict[str, object]) -> str:
+def report_lines(content: dict[str, Any]) -> str:
     """The figures, as people read them."""
 
-    def told(name: str) -> str:
-        interval = Interval(**content[name])  # type: ignore[arg-type]
-        return f"{interval.mean:10.4g} +- {interval.half_width:.3g}"
+    def told(value: dict[str, float]) -> str:
+        return f"{value['mean']:10.4g} +- {value['half_width']:.3g}"
 
     lines = [
         f"discounted return from the starts of {content['episodes']:,} episodes, gamma {content['gamma']:g}; 95 %",
-        f"  policy   {told('estimate')}   ({content['action']})",
-        f"  clone    {told('clone')}",
-        f"  data     {told('data')}",
+        f"  policy   {told(content['estimate'])}   ({content['action']})",
+        f"  clone    {told(content['clone'])}",
+        f"  data     {told(content['data'])}",
     ]
-    if content["model"]:
-        model: Any = content["model"]
-        difference = Interval(**model["difference"])
-        told_difference = f"{difference.mean:10.4g} +- {difference.half_width:.3g}"
-        lines.append(
-            f"  model    {told_difference}   (policy less clone, in {model['steps']} steps of a learned model)"
-        )
+    if model := content["model"]:
+        what = f"policy less clone, in {model['steps']} steps of a learned model"
+        lines.append(f"  model    {told(model['difference'])}   ({what})")
     lines.append(f"verdict: {content['verdict']}")
-    return "\n".join([*lines, *(f"  {reason}" for reason in content["why"])])  # type: ignore[attr-defined]
+    return "\n".join([*lines, *(f"  {reason}" for reason in content["why"])])

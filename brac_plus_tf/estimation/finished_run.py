@@ -15,7 +15,7 @@ from brac_plus_tf.estimation.estimate import Estimation, Terms, estimate, report
 from brac_plus_tf.estimation.model_rollouts import has_model, load_model
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs import configuration
-from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.experiment import Experiment, sources_of
 from brac_plus_tf.runs.facts import read_facts
 from brac_plus_tf.runs.finished import saved_model
 from brac_plus_tf.runs.trainer import Loop
@@ -99,8 +99,7 @@ def _judge(
 ) -> dict[str, Any]:
     model = load_model(question.model) if question.model else None
     configuration.parse([*files, "estimate.gin"], question.bindings)
-    names = question.sources or gin.query_parameter(f"{Experiment.__name__}.dataset")
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = sources_of(question.sources or gin.query_parameter(f"{Experiment.__name__}.dataset"))
     task = None if question.environment == "none" else dataset_task(names[0], question.environment or None)
     dataset = gin.get_configurable(load_dataset)(names, task)
     settings, loop = gin.get_configurable(Estimation)(), gin.get_configurable(Loop)()

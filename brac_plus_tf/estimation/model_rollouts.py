@@ -20,7 +20,7 @@ from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.estimation.verdict import Interval, of_members
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.checkpoints import Checkpoints
-from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.experiment import Experiment, evaluation_task, sources_of
 from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.model_report import ModelReport, read_model_report
 from brac_plus_tf.runs.session import problem_of
@@ -118,8 +118,8 @@ def load_model(run: Path) -> Model:
     """
     configuration.parse([str(run / "operative_config.gin")], [])
     experiment = Experiment()
-    names = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
-    task = None if experiment.environment == "none" else dataset_task(names[0])
+    names = sources_of(experiment.dataset)
+    task = evaluation_task(experiment.environment, names)
     dataset = experiment.load_dataset(names, task)
     report = read_model_report(run, dataset.origin.sha256)
     horizon = trusted_steps(report)

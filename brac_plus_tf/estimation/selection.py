@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +132,29 @@ def choose(judged: Sequence[Judged]) -> Choice:
     return Choice(chosen, True, f"of {len(rivals)} that estimates do not tell apart it has {measure}{dropped}")
 
 
+COLUMNS = ("candidate", "estimate", "D", "threshold", "beyond it", "distance", "verdict", "episodes", "return")
+
+
+def candidate_row(candidate: Mapping[str, Any]) -> list[str]:
+    """What people read of a candidate of `selection.json`, in the order of `COLUMNS`."""
+
+    def told(value: float | None, form: str = ".3g") -> str:
+        return "-" if value is None else format(value, form)
+
+    played = candidate["episodes_played"] or {}
+    return [
+        str(candidate["name"]),
+        str(Interval(**candidate["estimate"])),
+        told(candidate["divergence"]),
+        told(candidate["threshold"]),
+        told(candidate["violated_share"], ".0%"),
+        told(candidate["distance"]),
+        str(candidate["verdict"]),
+        told(played.get("episodes"), "d"),
+        told(played.get("return_mean"), ".4g"),
+    ]
+
+
 def table(judged: Sequence[Judged], choice: Choice, played: Pulled | None) -> str:
     """A line for each candidate; the chosen one has a star. played: the real episodes, if there were any."""
     return format_columns(table_rows(judged, choice, played))
@@ -139,25 +162,10 @@ def table(judged: Sequence[Judged], choice: Choice, played: Pulled | None) -> st
 
 def table_rows(judged: Sequence[Judged], choice: Choice, played: Pulled | None = None) -> list[list[str]]:
     """A header, and a row for each candidate."""
-
-    def number(value: float | None, form: str = ".3g") -> str:
-        return "-" if value is None else format(value, form)
-
-    rows = [["", "candidate", "estimate", "D", "threshold", "beyond it", "distance", "verdict"]]
-    rows[0] += ["episodes", "return"] if played else []
-    for index, one in enumerate(judged):
-        value = one.value
-        row = [
-            "*" if index == choice.chosen else "",
-            one.candidate.name,
-            f"{value.mean:.4g} +- {value.half_width:.2g}",
-            number(one.divergence),
-            number(one.threshold),
-            number(one.violated, ".0%"),
-            number(one.judgement["distance"]),
-            str(one.judgement["verdict"]),
-        ]
-        rows.append([*row, *([str(played.counts[index]), f"{played.means[index]:.4g}"] if played else [])])
+    shown = len(COLUMNS) - (0 if played else 2)  # without episodes, no columns of them
+    rows = [["", *COLUMNS[:shown]]]
+    for index, candidate in enumerate(content_of(judged, choice, played)["candidates"]):
+        rows.append(["*" if index == choice.chosen else "", *candidate_row(candidate)[:shown]])
     return rows
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_probability as tfp
 
-from brac_plus_tf.data.dataset import OfflineDataset
+from brac_plus_tf.data.dataset import OfflineDataset, ends_episode
 
 _FEWEST_EPISODES = 10
 UNRELIABLE = "not reliable on this data"
@@ -25,6 +25,9 @@ class Interval(NamedTuple):
     @property
     def high(self) -> float:
         return self.mean + self.half_width
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} +- {self.half_width:.2g}"
 
     def overlaps(self, other: "Interval") -> bool:
         """Whether a value may be in both."""
@@ -55,7 +58,7 @@ def discounted_returns(dataset: OfflineDataset, gamma: float, tail: np.ndarray) 
     reward = np.asarray(dataset.scaling.to_environment_reward(dataset.transitions.reward), np.float64)
     episode, step = dataset.places.episode, dataset.places.step
     earned = gamma**step * reward
-    last = np.append(np.diff(episode) != 0, True)
+    last = ends_episode(dataset.places)
     earned = earned + np.where(last & (dataset.transitions.discount > 0.0), gamma ** (step + 1.0) * tail, 0.0)
     begun = np.unique(episode[step == 0])
     return np.bincount(episode, earned, minlength=int(episode.max()) + 1)[begun]
@@ -87,10 +90,7 @@ def judge(
     if episodes < _FEWEST_EPISODES:
         why.append(f"{episodes} episodes begin in the data, fewer than {_FEWEST_EPISODES}")
     if not clone.overlaps(data):
-        why.append(
-            f"a cloned policy is estimated at {clone.mean:.4g} +- {clone.half_width:.2g} where the data earned "
-            f"{data.mean:.4g} +- {data.half_width:.2g}"
-        )
+        why.append(f"a cloned policy is estimated at {clone} where the data earned {data}")
     if abs(drift) > max(policy.half_width, 1e-9):
         why.append(f"the estimate still drifts: by {drift:+.3g} in the last tenth of the steps")
     if not limits[0] <= policy.mean <= limits[1]:

@@ -15,7 +15,8 @@ from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.summary import draw_histogram, summary
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.estimation.finished_run import read_estimate
-from brac_plus_tf.estimation.selection import read_selection
+from brac_plus_tf.estimation.selection import COLUMNS, candidate_row, read_selection
+from brac_plus_tf.estimation.verdict import Interval
 from brac_plus_tf.reporting.page import Html, drawing, page, panels, paragraph, preformatted, section, table
 from brac_plus_tf.runs.curves import draw_runs, read_curves
 from brac_plus_tf.runs.facts import read_facts
@@ -62,16 +63,14 @@ def selection_page(directory: Path) -> str:
     content = read_selection(directory)
     candidates = content["candidates"]
     chosen = [candidate["name"] for candidate in candidates].index(content["chosen"])
-    header = ["candidate", "estimate", "D", "threshold", "beyond it", "distance", "verdict", "episodes", "return"]
-    rows = [_candidate_row(candidate) for candidate in candidates]
-    first = candidates[0]
+    rows = [candidate_row(candidate) for candidate in candidates]
     kind = "verdict" if content["reliable"] else "verdict doubtful"
     reasons = list(dict.fromkeys(reason for candidate in candidates for reason in candidate["why"]))
     parts = [paragraph(f"Chosen: {content['chosen']}: {content['why']}.", kind)]
     if reasons:
         parts.append(section("Why not every estimate is to be believed", [table([[reason] for reason in reasons])]))
     parts += [
-        section("Candidates", [table(rows, header, chosen), _legend(first)]),
+        section("Candidates", [table(rows, COLUMNS, chosen), _legend(candidates[0])]),
         section(
             "Estimates with 95 % intervals",
             [panels([lambda axes: _draw_estimates(axes, candidates, chosen)], "estimates with intervals")],
@@ -119,7 +118,7 @@ def _outcome(run: Path) -> list[Html]:
     if judgement := read_estimate(run):
         kind = "verdict" if judgement["reliable"] else "verdict doubtful"
         parts.append(paragraph(f"By the data alone: {judgement['verdict']}.", kind))
-        rows = [[name, _interval(judgement[key])] for name, key in _VALUES]
+        rows = [[name, str(Interval(**judgement[key]))] for name, key in _VALUES]
         parts += [table(rows), _legend(judgement), *(paragraph(reason) for reason in judgement["why"])]
     return parts or [paragraph("Not finished yet: neither evaluated nor judged by its data.", "verdict doubtful")]
 
@@ -135,28 +134,6 @@ def _legend(judgement: Mapping[str, Any]) -> Html:
         "behaviour. Distance: of the actions from the data's, in halves of their range.",
         "small",
     )
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.4g} +- {value['half_width']:.2g}"
-
-
-def _candidate_row(candidate: Mapping[str, Any]) -> list[str]:
-    def told(value: float | None, form: str = ".3g") -> str:
-        return "-" if value is None else format(value, form)
-
-    played = candidate["episodes_played"] or {}
-    return [
-        str(candidate["name"]),
-        _interval(candidate["estimate"]),
-        told(candidate["divergence"]),
-        told(candidate["threshold"]),
-        told(candidate["violated_share"], ".0%"),
-        told(candidate["distance"]),
-        str(candidate["verdict"]),
-        told(played.get("episodes"), "d"),
-        told(played.get("return_mean"), ".4g"),
-    ]
 
 
 def _draw_estimates(axes: Any, candidates: Sequence[Mapping[str, Any]], chosen: int) -> None:

@@ -46,7 +46,7 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
       UserError: for anything the user can put right.
       Interrupted: after SIGINT or SIGTERM; the same call goes on where it stopped.
     """
-    names = (experiment.dataset,) if isinstance(experiment.dataset, str) else tuple(experiment.dataset)
+    names = sources_of(experiment.dataset)
     task = evaluation_task(experiment.environment, names)
     dataset = experiment.load_dataset(names, task)
     # where nothing is evaluated, what the data say of their task still counts
@@ -65,6 +65,11 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     trainer.run(training_run)
     session.finish(training_run)
     return directory
+
+
+def sources_of(dataset: str | Sequence[str]) -> tuple[str, ...]:
+    """The sources that `Experiment.dataset` names, one or several."""
+    return (dataset,) if isinstance(dataset, str) else tuple(dataset)
 
 
 def evaluation_task(environment: str, names: Sequence[str]) -> Task | None:

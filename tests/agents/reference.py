@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.core.randomness import fold, standard_normal
+from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
 
 DIMENSIONS = Dimensions(observation=3, action=2)
@@ -182,6 +182,29 @@ def assert_followed(start: Weights, source, target, tau: float) -> None:
     """target = tau source + (1 - tau) what it was."""
     for old, new, found in zip(start, weights_of(source), weights_of(target), strict=True):
         np.testing.assert_allclose(found, tau * new + (1.0 - tau) * old, rtol=1e-5, atol=1e-6)
+
+
+def assert_critic_step(agent, before: Weights, data: Transition, target: np.ndarray, rate: float) -> Weights:
+    """The critics' first step was down the gradient of E[sum_j (Q_j - target)^2]; what they are after it."""
+
+    def loss(weights: Weights) -> float:
+        return float(((q_values(weights, data.observation, data.action) - target) ** 2).sum(axis=0).mean())
+
+    gradient = finite_difference(loss, copies(before))
+    assert_gradient(agent.critic_optimizer, agent.critic.trainable_variables, gradient)
+    after = weights_of(agent.critic)
+    assert_rate(before, after, gradient, rate)
+    return after
+
+
+def smoothed_action(
+    actor: Weights, observation: np.ndarray, seed: tf.Tensor, deviation: float, clip: float
+) -> np.ndarray:
+    """TD3's next action: tanh of the network, moved by clipped noise and kept within +-1; both clips are in use."""
+    moves = deviation * noise((ROWS, 2), seed, Purpose.TARGET_ACTION)
+    shifted = np.tanh(mlp(actor, observation)) + np.clip(moves, -clip, clip)
+    assert 0 < (np.abs(moves) > clip).sum() < moves.size and 0 < (np.abs(shifted) > 1.0).sum() < moves.size
+    return np.clip(shifted, -1.0, 1.0)
 
 
 def td_target(reward, discount, next_value, gamma: float) -> np.ndarray:

@@ -115,14 +115,7 @@ class Reader:
 def check_step(agent: BRAC, before: Reader, value_penalty: bool = True, value_weight: float = 1.0) -> None:
     """Critic, policy and targets after a step that began where `before` was read."""
     expected = before.expected(value_penalty)
-
-    def critic_loss(weights):
-        return float(((ref.q_values(weights, DATA.observation, DATA.action) - expected) ** 2).sum(axis=0).mean())
-
-    gradient = ref.finite_difference(critic_loss, ref.copies(before.critic))
-    ref.assert_gradient(agent.critic_optimizer, agent.critic.trainable_variables, gradient)
-    new_critic = ref.weights_of(agent.critic)
-    ref.assert_rate(before.critic, new_critic, gradient, RATES["critic"])
+    new_critic = ref.assert_critic_step(agent, before.critic, DATA, expected, RATES["critic"])
     policy_loss = functools.partial(before.policy_loss, new_critic, value_weight)
     gradient = ref.finite_difference(policy_loss, ref.copies(before.actor))
     ref.assert_gradient(agent.policy_optimizer, agent.actor.trainable_variables, gradient)

@@ -75,13 +75,7 @@ def test_a_whole_step():
 
     following = ref.mlp(new_value, DATA.next_observation)[:, 0]
     expected = ref.td_target(DATA.reward, DATA.discount, following, GAMMA)
-
-    def critic_loss(weights):
-        return float(((ref.q_values(weights, DATA.observation, DATA.action) - expected) ** 2).sum(axis=0).mean())
-
-    gradient = ref.finite_difference(critic_loss, ref.copies(critic))
-    ref.assert_gradient(agent.critic_optimizer, agent.critic.trainable_variables, gradient)
-    ref.assert_rate(critic, ref.weights_of(agent.critic), gradient, RATES["critic"])
+    ref.assert_critic_step(agent, critic, DATA, expected, RATES["critic"])
     ref.assert_followed(target, agent.critic, agent.target_critic, TAU)
 
 

@@ -12,7 +12,7 @@ from brac_plus_tf.agents.actor_critic import Training
 from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.rebrac import ReBRAC, rows_with_a_next_action
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.randomness import Purpose, base_seed
+from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.data.loading import dataset_from_arrays
 from brac_plus_tf.models.networks import DeterministicActor
 from brac_plus_tf.runs.compiled_stage import compile_stage
@@ -45,20 +45,11 @@ def test_a_whole_step():
     """The second of two steps: the policy's turn, too. Both squares are sums over the entries of an action."""
     agent, (actor, target_actor, critic, target) = make_agent()
     metrics = agent.update(BATCH, SEED, tf.constant(1))
-    noise = NOISE * ref.noise((ref.ROWS, 2), SEED, Purpose.TARGET_ACTION)
-    shifted = np.tanh(ref.mlp(target_actor, DATA.next_observation)) + np.clip(noise, -CLIP, CLIP)
-    following = np.clip(shifted, -1.0, 1.0)
+    following = ref.smoothed_action(target_actor, DATA.next_observation, SEED, NOISE, CLIP)
     values = ref.q_values(target, DATA.next_observation, following)
     distance = ((following - DATA.next_action) ** 2).sum(axis=-1)
     expected = ref.td_target(DATA.reward, DATA.discount, values.min(axis=0) - VALUE_PENALTY * distance, GAMMA)
-
-    def critic_loss(weights):
-        return float(((ref.q_values(weights, DATA.observation, DATA.action) - expected) ** 2).sum(axis=0).mean())
-
-    gradient = ref.finite_difference(critic_loss, ref.copies(critic))
-    ref.assert_gradient(agent.critic_optimizer, agent.critic.trainable_variables, gradient)
-    new_critic = ref.weights_of(agent.critic)
-    ref.assert_rate(critic, new_critic, gradient, RATES["critic"])
+    new_critic = ref.assert_critic_step(agent, critic, DATA, expected, RATES["critic"])
 
     q_values = ref.q_values(new_critic, DATA.observation, np.tanh(ref.mlp(actor, DATA.observation)))
     ref.assert_either_is_smaller(q_values)

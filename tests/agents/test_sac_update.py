@@ -38,14 +38,7 @@ def test_a_whole_step(minimum_entropy):
     ref.assert_either_is_smaller(q_next)
     next_value = ref.mixed_value(q_next, SHARE) - 0.3 * drawn.log_prob
     expected = ref.td_target(DATA.reward, DATA.discount, next_value, GAMMA)
-
-    def critic_loss(weights):
-        return float(((ref.q_values(weights, DATA.observation, DATA.action) - expected) ** 2).sum(axis=0).mean())
-
-    gradient = ref.finite_difference(critic_loss, ref.copies(critic))
-    ref.assert_gradient(agent.critic_optimizer, agent.critic.trainable_variables, gradient)
-    new_critic = ref.weights_of(agent.critic)
-    ref.assert_rate(critic, new_critic, gradient, RATES["critic"])
+    new_critic = ref.assert_critic_step(agent, critic, DATA, expected, RATES["critic"])
 
     epsilon = ref.noise((ref.ROWS, 2), SEED, Purpose.POLICY_ACTION)
 
