@@ -16,7 +16,7 @@ class RememberingAgent(TinyAgent):
     def policies(self) -> dict[str, Policy]:
         size = self._action
 
-        def act(observation, state, seed):
+        def act(observation, state, noise):
             (average,), steps = state["average"], state["steps"]
             average = 0.5 * average + 0.5 * observation[:, :size]
             following = {"average": (average,), "steps": steps + 1}

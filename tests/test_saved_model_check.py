@@ -27,7 +27,7 @@ class OneWay(TinyAgent):
 
     def __init__(self, act):
         super().__init__()
-        self._way = act if isinstance(act, Policy) else stateless(lambda observation, seed: act(observation))
+        self._way = act if isinstance(act, Policy) else stateless(lambda observation, noise: act(observation))
 
     def policies(self):
         return {"plan": self._way}

@@ -12,7 +12,9 @@ from tiny import critic as critics
 
 from brac_plus_tf.agents.base import Problem
 from brac_plus_tf.agents.brac_plus import BRACPlus
+from brac_plus_tf.agents.sac import SAC
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.models.behavior import VAEEnsemble
@@ -170,8 +172,49 @@ def test_metadata_by_hand(tiny):
 def test_signatures_ask_for_a_seed_only_where_it_counts(tiny):
     signatures = tf.saved_model.load(str(tiny[1])).signatures
     inputs = {name: set(signature.structured_input_signature[1]) for name, signature in signatures.items()}
-    assert inputs == {"serving_default": {"observation"}, "sample": {"observation", "seed"}, "best": {"observation"}}
     assert all(set(signature.structured_outputs) == {"action"} for signature in signatures.values())
+    drawn = {"sample": {"observation", "seed"}, "sample_with_noise": {"observation", "noise"}}
+    assert inputs == {"serving_default": {"observation"}, "best": {"observation"}} | drawn
+
+
+def test_noise_may_be_given_instead_of_a_seed(tiny):
+    """sample is half the squashed mean and half the squashed noise, a row of which may serve all observations."""
+    signature = tf.saved_model.load(str(tiny[1])).signatures["sample_with_noise"]
+    observation, noise = observations(6), np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32)
+    mean = (squash_by_hand(observation) - [0.5, -1.0]) / [2.0, 0.25]
+    for given in (noise, noise[:1]):
+        found = signature(observation=tf.constant(observation), noise=tf.constant(given))["action"]
+        expected = (0.5 * mean + 0.5 * np.tanh(given.astype(np.float64))) * [2.0, 0.25] + [0.5, -1.0]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    for wrong, message in ((noise[:, :1], r"\[\?,2\]"), (np.full_like(noise, np.nan), "noise holds NaN")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            signature(observation=tf.constant(observation), noise=tf.constant(wrong))
+
+
+def test_what_does_not_draw_holds_its_noise_as_numbers(tmp_path):
+    """The candidates of the best of several draws are no operation of the graph: a runtime without them can act."""
+    agent = SAC(Problem(DIMENSIONS), 0, actor=Actor((8,)), critic=critics((8,)))
+    DeployedPolicy(agent, DIMENSIONS, SCALING).save(tmp_path / "policy")
+    signatures = tf.saved_model.load(str(tmp_path / "policy")).signatures
+    drawing = {name for name, function in signatures.items() if _draws(function)}
+    assert drawing == {"sample"} and {"max_q", "max_q_with_noise", "sample_with_noise"} < set(signatures)
+    observation = tf.constant(observations(5))
+    noise = standard_normal([1, 20], tf.zeros([2], tf.int32))
+    found = [signatures[name](observation=observation, **more)["action"] for name, more in _ways(noise)]
+    np.testing.assert_array_equal(*found)
+    assert (
+        np.abs(signatures["max_q_with_noise"](observation=observation, noise=-noise)["action"] - found[0]).max() > 0.01
+    )
+
+
+def _draws(function) -> bool:
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    return any("Random" in node.op or node.op == "Erfinv" for node in nodes)  # which makes normal draws of bits
+
+
+def _ways(noise):
+    return [("max_q", {}), ("max_q_with_noise", {"noise": noise})]
 
 
 def test_only_what_acting_reads_is_exported(tiny):
@@ -282,8 +325,10 @@ model = tf.saved_model.load(directory)
 batches, results, errors = np.load(inputs), {}, {}
 for name, signature in model.signatures.items():
     for key, observation in batches.items():
-        seeds = {"seed": tf.constant(11)} if name == "sample" else {}
-        results[f"{name}/{key}"] = signature(observation=tf.constant(observation), **seeds)["action"].numpy()
+        inputs = signature.structured_input_signature[1]
+        given = {"seed": tf.constant(11)} if "seed" in inputs else {}
+        given |= {"noise": tf.zeros([1, inputs["noise"].shape[1]])} if "noise" in inputs else {}
+        results[f"{name}/{key}"] = signature(observation=tf.constant(observation), **given)["action"].numpy()
 for what, observation in {"nan": np.full([2, 3], np.nan, np.float32), "width": np.zeros([2, 1], np.float32)}.items():
     try:
         model.signatures["serving_default"](observation=tf.constant(observation))

@@ -34,7 +34,7 @@ from brac_plus_tf.agents.base import (
     uniform_rows,
 )
 from brac_plus_tf.agents.value_learning import Critic
-from brac_plus_tf.core.randomness import row_normal, standard_normal
+from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.data.dataset import OfflineDataset, Origin
 from brac_plus_tf.data.episodes import Places, RecordedEpisodes
@@ -225,15 +225,15 @@ class TinyAgent(Agent):
     def policies(self) -> dict[str, Policy]:
         """mean: tanh of the first A entries; sample: draws within 0.5 of its half; best: tanh of `weight`."""
 
-        def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        def sample(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             mean = tf.tanh(observation[:, : self._action])
-            return 0.5 * mean + 0.5 * tf.tanh(row_normal(self._action, seed))
+            return 0.5 * mean + 0.5 * tf.tanh(noise)
 
         return {
-            "mean": stateless(lambda observation, seed: tf.tanh(observation[:, : self._action])),
-            "sample": stateless(sample, seeded=True),
+            "mean": stateless(lambda observation, noise: tf.tanh(observation[:, : self._action])),
+            "sample": stateless(sample, noise=self._action, seeded=True),
             "best": stateless(
-                lambda observation, seed: tf.tanh(0.0 * observation[:, : self._action] + self.weight[: self._action])
+                lambda observation, noise: tf.tanh(0.0 * observation[:, : self._action] + self.weight[: self._action])
             ),
         }
 

@@ -8,10 +8,20 @@ from typing import NamedTuple
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import Draw, Policy, Problem, Stage, Update, Watch, stateless, uniform_rows
+from brac_plus_tf.agents.base import (
+    Draw,
+    Policy,
+    Problem,
+    Stage,
+    Update,
+    Watch,
+    candidate_noise,
+    stateless,
+    uniform_rows,
+)
 from brac_plus_tf.agents.value_learning import Critic, Ranking, ValueLearner, best_action
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
+from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Dimensions, Transition
 from brac_plus_tf.models.distributions import Distribution, diagonal_gaussian, draw_gaussian, tanh_log_prob
@@ -52,13 +62,13 @@ def draw_policy(actor: ActorNetwork, observation: tf.Tensor, samples: int, seed:
 def gaussian_policies(actor: ActorNetwork) -> dict[str, Policy]:
     """mean: tanh of the mean; sample: one draw."""
 
-    def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def sample(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         mean, standard_deviation = actor(observation)
-        return tf.tanh(mean + standard_deviation * row_normal(mean.shape[-1], seed))
+        return tf.tanh(mean + standard_deviation * noise)
 
     return {
-        "mean": stateless(lambda observation, seed: tf.tanh(actor(observation)[0])),
-        "sample": stateless(sample, seeded=True),
+        "mean": stateless(lambda observation, noise: tf.tanh(actor(observation)[0])),
+        "sample": stateless(sample, noise=actor.action_size, seeded=True),
     }
 
 
@@ -79,18 +89,17 @@ class MaxQ(HyperParameters):
     clip: float | None = None
     rank: Ranking = smallest_value
 
-    def action(self, actor: ActorNetwork, critic: CriticNetwork, observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """observation [N, O], seed [2] -> action [N, A] in [-1, 1].
-
-        All rows share their candidates' noise [samples, 1, A]: what is done in a state depends on that state alone, not
-        on its place among the others.
-        """
-        mean, standard_deviation = actor(observation)
-        # one seed outside training: acting greedily among draws is to answer an observation always alike
-        noise = standard_normal([self.samples, 1, mean.shape[-1]], seed)
+    def policy(self, actor: ActorNetwork, critic: CriticNetwork) -> Policy:
+        """Acting greedily among draws is to answer an observation always alike: the candidates' noise is no draw."""
         limit = math.inf if self.clip is None else self.clip
-        actions = tf.tanh(mean + standard_deviation * tf.clip_by_value(noise, -limit, limit))
-        return best_action(critic, repeat(observation, self.samples), actions, self.rank)
+
+        def best(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+            mean, standard_deviation = actor(observation)
+            clipped = tf.clip_by_value(candidate_noise(noise, self.samples), -limit, limit)
+            actions = tf.tanh(mean + standard_deviation * clipped)
+            return best_action(critic, repeat(observation, self.samples), actions, self.rank)
+
+        return stateless(best, noise=self.samples * actor.action_size)
 
 
 def entropy_floor(minimum_entropy: float | None, dimensions: Dimensions) -> float:
@@ -135,11 +144,7 @@ class ActorCritic(ValueLearner):
 
     def policies(self) -> dict[str, Policy]:
         """mean: tanh of the mean; sample: one draw; max_q: best of several draws by the critics."""
-
-        def best(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-            return self._max_q.action(self.actor, self.critic, observation, seed)
-
-        return {**gaussian_policies(self.actor), "max_q": stateless(best)}
+        return {**gaussian_policies(self.actor), "max_q": self._max_q.policy(self.actor, self.critic)}
 
     def next_value(self, batch: Transition, seed: tf.Tensor, actor: ActorNetwork | None = None) -> tf.Tensor:
         """max_n of the targets' value at `Critic.target_samples` actions a'_n ~ pi(.|s'), [B] (Eq. 14 for one).

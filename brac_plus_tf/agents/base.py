@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.randomness import fold
+from brac_plus_tf.core.randomness import fold, row_normal
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.environments.tasks import Task
@@ -125,22 +125,42 @@ State = Any  # of a policy within its episode: a nested structure of tensors wit
 class Policy:
     """One way to act in N episodes side by side.
 
-    act: (observation [N, O] as the networks see it, state, seed) -> (action [N, A] in [-1, 1], next state). Row n of
-      both depends on row n of the observation and of the state and on the seed, not on the other rows.
+    act: (observation [N, O] as the networks see it, state, noise [N, D] or [1, D]) -> (action [N, A] in [-1, 1], next
+      state). Row n of both depends on row n of the observation, of the state and of the noise, not on the other rows.
     initial_state: N, an integer or a scalar tensor -> the state in which N episodes begin; `()` for a policy that
       remembers nothing.
-    seeded: whether the action is a draw. Its seed is then its caller's: [2], whose noise all rows share, or [N, 2],
-      one for each row. The other policies get a seed [2] that is always the same outside training.
+    noise: D, how many draws from N(0, 1) an answer is made with. That they are given, and nothing is drawn within, is
+      what lets a policy run where there are no random numbers of TensorFlow's.
+    seeded: whether the action is a draw, with noise of its caller's seed. The other policies answer an observation
+      always alike, with noise that is always the same.
     """
 
     act: Callable[[tf.Tensor, State, tf.Tensor], tuple[tf.Tensor, State]]
     initial_state: Callable[[int], State] = lambda count: ()
+    noise: int = 0
     seeded: bool = False
 
+    def __post_init__(self) -> None:
+        if self.noise < 0 or (self.seeded and not self.noise):
+            raise UserError(f"Policy: noise is {self.noise}; a way to act that is a draw needs at least one number")
 
-def stateless(act: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], seeded: bool = False) -> Policy:
-    """A policy that remembers nothing, from (observation [N, O], seed [2]) -> action [N, A]."""
-    return Policy(lambda observation, state, seed: (act(observation, seed), state), seeded=seeded)
+    def draw(self, observation: tf.Tensor, state: State, seed: tf.Tensor) -> tuple[tf.Tensor, State]:
+        """`act` with the noise of a seed: [2], whose noise all rows share, or [N, 2], one for each row."""
+        return self.act(observation, state, self.noise_of(seed))
+
+    def noise_of(self, seed: tf.Tensor) -> tf.Tensor:
+        """[1, D] or [N, D]."""
+        return row_normal(self.noise, seed) if self.noise else tf.zeros([1, 0])
+
+
+def stateless(act: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], noise: int = 0, seeded: bool = False) -> Policy:
+    """A policy that remembers nothing, from (observation [N, O], noise [N or 1, D]) -> action [N, A]."""
+    return Policy(lambda observation, state, draws: (act(observation, draws), state), noise=noise, seeded=seeded)
+
+
+def candidate_noise(noise: tf.Tensor, candidates: int) -> tf.Tensor:
+    """Noise [N or 1, C D] for C candidates in each state -> [C, N or 1, D]."""
+    return tf.transpose(tf.reshape(noise, [-1, candidates, noise.shape[-1] // candidates]), [1, 0, 2])
 
 
 @dataclasses.dataclass(frozen=True)

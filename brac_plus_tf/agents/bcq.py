@@ -9,9 +9,9 @@ import gin
 import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import Training, training_stages
-from brac_plus_tf.agents.base import Policy, Problem, Stage, stateless
+from brac_plus_tf.agents.base import Policy, Problem, Stage, candidate_noise, stateless
 from brac_plus_tf.agents.value_learning import Critic, ValueLearner, best_action
-from brac_plus_tf.core.randomness import Purpose, fold, row_normal, standard_normal
+from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Dimensions, Metrics, Transition
 from brac_plus_tf.models.action_auto_encoder import ActionAutoEncoder
@@ -84,17 +84,19 @@ class BCQ(ValueLearner):
 
         The candidates' latents are shared by all rows, so that an action depends on its own observation alone.
         """
-        size = self.behavior.latent_size
+        size, candidates = self.behavior.latent_size, self._action_samples
 
-        def best(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-            noise = standard_normal([self._action_samples, 1, size], fold(seed, Purpose.BEHAVIOR_LATENT))
-            actions = self._perturbed(observation, noise)
-            return best_action(self.critic, repeat(observation, self._action_samples), actions)
+        def best(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+            actions = self._perturbed(observation, candidate_noise(noise, candidates))
+            return best_action(self.critic, repeat(observation, candidates), actions)
 
-        def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-            return self._perturbed(observation, row_normal(size, seed)[None])[0]
+        def sample(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+            return self._perturbed(observation, noise[None])[0]
 
-        return {"max_q": stateless(best), "sample": stateless(sample, seeded=True)}
+        return {
+            "max_q": stateless(best, noise=candidates * size),
+            "sample": stateless(sample, noise=size, seeded=True),
+        }
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:
         """Behaviour, Q, perturbation and targets, in this order, on one batch."""

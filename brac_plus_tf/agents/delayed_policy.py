@@ -63,7 +63,7 @@ class DelayedPolicy(ValueLearner):
 
     def policies(self) -> dict[str, Policy]:
         """mean: the policy's one action."""
-        return {"mean": stateless(lambda observation, seed: self.actor(observation))}
+        return {"mean": stateless(lambda observation, noise: self.actor(observation))}
 
     def update(self, batch: Transition, seed: tf.Tensor, step: tf.Tensor) -> Metrics:
         """Q at every step; policy and targets at every `policy_delay`-th."""

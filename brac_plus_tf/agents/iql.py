@@ -12,7 +12,6 @@ import tensorflow as tf
 from brac_plus_tf.agents.actor_critic import Training, training_stages
 from brac_plus_tf.agents.base import Policy, Problem, Stage, stateless
 from brac_plus_tf.agents.value_learning import Critic, ValueLearner
-from brac_plus_tf.core.randomness import row_normal
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.distributions import diagonal_gaussian
@@ -73,13 +72,13 @@ class IQL(ValueLearner):
     def policies(self) -> dict[str, Policy]:
         """mean: the Gaussian's; sample: one draw, clipped to the range of an action."""
 
-        def sample(observation: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        def sample(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
             mean, deviation = self.actor(observation)
-            return tf.clip_by_value(mean + deviation * row_normal(mean.shape[-1], seed), -1.0, 1.0)
+            return tf.clip_by_value(mean + deviation * noise, -1.0, 1.0)
 
         return {
-            "mean": stateless(lambda observation, seed: self.actor(observation)[0]),
-            "sample": stateless(sample, seeded=True),
+            "mean": stateless(lambda observation, noise: self.actor(observation)[0]),
+            "sample": stateless(sample, noise=self.actor.action_size, seeded=True),
         }
 
     def update(self, batch: Transition, seed: tf.Tensor) -> Metrics:

@@ -5,6 +5,7 @@ differences from it. The plan is the policy's state.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from brac_plus_tf.agents.base import Policy, Preparation, Problem, Stage, Transi
 from brac_plus_tf.agents.learned_dynamics import DynamicsFit, LearnedDynamics, recorded
 from brac_plus_tf.agents.termination import NoTermination, Termination
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.core.randomness import row_normal
 from brac_plus_tf.core.settings import HyperParameters, checked
 from brac_plus_tf.core.types import Metrics
 from brac_plus_tf.data.windows import previous_actions, window_returns
@@ -190,29 +190,39 @@ class MBOP:
         _, size = self._dimensions
         horizon = self._planning.horizon
 
-        def act(observation: tf.Tensor, plan: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            plan = self.plan(observation, plan, seed).plan
+        def act(observation: tf.Tensor, plan: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            plan = self.plan(observation, plan, noise).plan
             return plan[:, 0], plan
 
-        def clone(observation: tf.Tensor, before: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            del seed
+        def clone(observation: tf.Tensor, before: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            del noise
             proposed = self.behavior.network(tf.concat([observation, before], axis=-1))
             action = tf.clip_by_value(tf.reduce_mean(proposed, axis=0), -1.0, 1.0)
             return action, action
 
         return {
-            "plan": Policy(act, lambda count: tf.zeros([count, horizon, size]), seeded=True),
+            "plan": Policy(act, lambda count: tf.zeros([count, horizon, size]), self.noise, seeded=True),
             "clone": Policy(clone, lambda count: tf.zeros([count, size])),
         }
 
     # Planning --------------------------------------------------------------------------------------------------------
 
-    def plan(self, observation: tf.Tensor, plan: tf.Tensor, seed: tf.Tensor) -> Plans:
-        """One round of Algorithm 2 for observations [E, O] from the plans before [E, H, A]; seed [2] or [E, 2]."""
-        settings, (_, size) = self._planning, self._dimensions
-        count = settings.trajectories // self._members
-        shape = (count, self._members, settings.horizon, size)
-        noise = tf.reshape(row_normal(int(np.prod(shape)), seed), [-1, *shape])
+    @property
+    def _noise_shape(self) -> tuple[int, int, int, int]:
+        """Of an episode's noise: trajectories of a member, members, steps of a plan, entries of an action."""
+        settings = self._planning
+        return settings.trajectories // self._members, self._members, settings.horizon, self._dimensions.action
+
+    @property
+    def noise(self) -> int:
+        """How many normal draws an episode's plan is made with."""
+        return math.prod(self._noise_shape)
+
+    def plan(self, observation: tf.Tensor, plan: tf.Tensor, noise: tf.Tensor) -> Plans:
+        """One round of Algorithm 2 for observations [E, O] from the plans before [E, H, A]; noise [E or 1, D]."""
+        settings, shape = self._planning, self._noise_shape
+        count, _, _, size = shape
+        noise = tf.reshape(noise, [-1, *shape])
         episodes = tf.shape(observation)[0]
         # trajectory n belongs to member n mod K
         noise = tf.transpose(tf.broadcast_to(noise, tf.stack([episodes, *shape])), [2, 0, 1, 3, 4])

@@ -165,7 +165,7 @@ class ActorNetwork(EnsembleMLP):
 
     def __init__(self, shape: Actor, dimensions: Dimensions, seed: int, name: str) -> None:
         super().__init__(1, dimensions.observation, shape.hidden_sizes, 2 * dimensions.action, seed, name)
-        self._log_std_range = shape.log_std_range
+        self.action_size, self._log_std_range = dimensions.action, shape.log_std_range
 
     def call(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return split_gaussian(self.member(0)(observation), self._log_std_range)
@@ -217,7 +217,7 @@ class CommonSpreadActorNetwork(EnsembleMLP):
     def __init__(self, shape: CommonSpreadActor, dimensions: Dimensions, seed: int, name: str) -> None:
         super().__init__(1, dimensions.observation, shape.hidden_sizes, dimensions.action, seed, name)
         self.log_std = self.add_weight(name="log_std", shape=(dimensions.action,), initializer="zeros")
-        self._log_std_range = shape.log_std_range
+        self.action_size, self._log_std_range = dimensions.action, shape.log_std_range
 
     def call(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mean = tf.tanh(self.member(0)(observation))

@@ -1,12 +1,13 @@
 """A policy as it is deployed: raw observations in, the environment's own actions out, TensorFlow alone.
 
-A policy with a state is given it as `state_0`, `state_1`, ..., and gives the next one under the same names.
+A policy with a state is given it as `state_0`, `state_1`, ..., and gives the next one under the same names. Where an
+action is made with normal noise, a second signature takes the noise itself, for who has no TensorFlow to draw it.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from brac_plus_tf.policies.acting import Acting, WayToAct, way_to_act
 from brac_plus_tf.policies.saved_model_check import check_function, check_saved_model
 
 METADATA = "policy.json"
+WITH_NOISE = "{}_with_noise"  # the signature of a way to act that takes its noise
 
 
 class DeployedPolicy(Acting, tf.Module):
@@ -38,13 +40,14 @@ class DeployedPolicy(Acting, tf.Module):
         self._variables = [
             variable if isinstance(variable, tf.Variable) else variable.value for variable in state_of(agent).values()
         ]
-        self._act, self._initial_state = dict[str, Any](), dict[str, Any]()
+        self._act, self._with_noise, self._initial_state = (dict[str, Any]() for _ in range(3))
         for name, policy in agent.policies().items():
-            states = _state_specs(policy)
-            self._act[name] = self._trace_act(policy, states)
-            if states:
+            self._act[name] = self._trace_act(policy)
+            if policy.noise:
+                self._with_noise[name] = self._trace_with_noise(policy)
+            if _state_specs(policy):
                 self._initial_state[name] = _trace_initial_state(policy)
-        for name, function in [*self._act.items(), *self._initial_state.items()]:
+        for name, function in [*self._act.items(), *self._with_noise.items(), *self._initial_state.items()]:
             self._check(function, f"the policy's way to act {name!r}")
 
     @property
@@ -68,21 +71,45 @@ class DeployedPolicy(Acting, tf.Module):
                     f"{what}: reads the variable {variable.name!r}, which is none of the agent's components or buffers"
                 )
 
-    def _trace_act(self, policy: Policy, states: dict[str, tf.TensorSpec]) -> Any:
+    def _trace_act(self, policy: Policy) -> Any:
         """The concrete function (observation [N, O], seed if it draws, state_0, ..) -> action [N, A], state_0, .."""
-        scaling, size, structure = self._scaling, self.dimensions.observation, policy.initial_state(1)
-        inputs = {"observation": tf.TensorSpec([None, size], tf.float32, name="observation")} | states
         if policy.seeded:
-            inputs["seed"] = tf.TensorSpec(None, tf.int32, name="seed")
+            seed = {"seed": tf.TensorSpec(None, tf.int32, name="seed")}
+            return self._trace(policy, seed, lambda given, rows: policy.noise_of(_seeds(given["seed"], rows)))
+        # made here and now, so that the graph holds numbers and not how to draw them
+        noise = policy.noise_of(tf.zeros([2], tf.int32)).numpy()
+        return self._trace(policy, {}, lambda given, rows: tf.constant(noise))
+
+    def _trace_with_noise(self, policy: Policy) -> Any:
+        """The concrete function (observation [N, O], noise [N or 1, D], state_0, ..) -> action [N, A], state_0, .."""
+
+        def given_noise(given: Mapping[str, tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+            noise = tf.ensure_shape(given["noise"], [None, policy.noise])
+            return tf.debugging.check_numerics(noise, "noise holds NaN or infinite values")
+
+        return self._trace(
+            policy, {"noise": tf.TensorSpec([None, policy.noise], tf.float32, name="noise")}, given_noise
+        )
+
+    def _trace(
+        self,
+        policy: Policy,
+        more: Mapping[str, tf.TensorSpec],
+        noise_from: Callable[[Mapping[str, tf.Tensor], tf.Tensor], tf.Tensor],
+    ) -> Any:
+        """Args: more: inputs beside observation and state. noise_from: (inputs, N) -> noise [N or 1, D]."""
+        scaling, size, states = self._scaling, self.dimensions.observation, _state_specs(policy)
+        structure = policy.initial_state(1)
+        inputs = {"observation": tf.TensorSpec([None, size], tf.float32, name="observation")} | states | dict(more)
 
         @tf.function(autograph=False)
         def act(**given: tf.Tensor) -> dict[str, tf.Tensor]:
             # a loaded signature does not check its input's shape, and [N, 1] would be broadcast without a word
             observation = tf.ensure_shape(given["observation"], [None, size])
             observation = tf.debugging.check_numerics(observation, "observation holds NaN or infinite values")
-            seed = _seeds(given["seed"], tf.shape(observation)[0]) if policy.seeded else tf.zeros([2], tf.int32)
             state = tf.nest.pack_sequence_as(structure, [given[name] for name in states])
-            action, state = policy.act(scaling.normalize_observation(observation), state, seed)
+            noise = noise_from(given, tf.shape(observation)[0])
+            action, state = policy.act(scaling.normalize_observation(observation), state, noise)
             outputs = {"action": scaling.to_environment_action(action)}
             return outputs | dict(zip(states, tf.nest.flatten(state), strict=True))
 
@@ -93,13 +120,16 @@ class DeployedPolicy(Acting, tf.Module):
 
         Each takes `observation`; ways that draw also take `seed`, a scalar or one for each row; ways with a state also
         `state_0`, .., with which episodes begin as `initial_state_{name}` says of a `count` of them. All return
-        `action` and the next state. `facts` go into policy.json beside it. The directory appears whole or not at all.
+        `action` and the next state. Ways that need noise have a second signature, `{name}_with_noise`, which takes
+        `noise`, normal draws of the caller's, [N, D] or [1, D] for all rows, and no seed. `facts` go into policy.json
+        beside it. The directory appears whole or not at all.
 
         Raises:
           UserError: if the directory exists or cannot be written, or holds more than a policy needs.
         """
         directory = Path(directory)
         signatures = {_signature_name(name, self.actions): function for name, function in self._act.items()}
+        signatures |= {WITH_NOISE.format(name): function for name, function in self._with_noise.items()}
         signatures |= {f"initial_state_{name}": function for name, function in self._initial_state.items()}
         temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         try:

@@ -130,7 +130,7 @@ class Explorer:
             observation: tf.Tensor, state: list[tf.Tensor], seed: tf.Tensor, index: tf.Tensor
         ) -> tuple[tf.Tensor, list[tf.Tensor]]:
             seed = fold(seed, Purpose.EXPLORATION, index)
-            action, following = self._policy.act(observation[None], tf.nest.pack_sequence_as(structure, state), seed)
+            action, following = self._policy.draw(observation[None], tf.nest.pack_sequence_as(structure, state), seed)
             return action[0], tf.nest.flatten(following)
 
         return act

@@ -61,12 +61,12 @@ def test_draws_have_the_moments_and_log_probabilities_of_the_policy():
 def test_ways_to_act_are_the_mean_and_draws_of_the_policy():
     """The mean by hand; draws, each row with a seed of its own, by the Gaussian's moments."""
     policies, deviations = gaussian_policies(linear_actor(MEAN_KERNEL, MEAN_BIAS, [0.4, 1.3])), [0.4, 1.3]
-    mean, _ = policies["mean"].act(OBSERVATION, (), SEED)
+    mean, _ = policies["mean"].draw(OBSERVATION, (), SEED)
     np.testing.assert_allclose(mean, np.tanh(means()), atol=1e-6)
     count = 4000
     rows = tf.repeat(OBSERVATION[:1], count, axis=0)
     own = tf.stack([tf.range(count), tf.range(count) * 7 + 3], axis=1)
-    drawn, _ = policies["sample"].act(rows, (), own)
+    drawn, _ = policies["sample"].draw(rows, (), own)
     u = np.arctanh(np.clip(drawn.numpy().astype(np.float64), -1 + 1e-7, 1 - 1e-7))
     assert_mean(u, means()[0])
     assert_mean((u - means()[0]) ** 2, np.square(deviations))
@@ -223,7 +223,9 @@ def test_max_q_picks_what_the_critics_prefer():
     actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
     for sign in (1.0, -1.0):
         critic = linear_critic([[0, 0, 0, sign, 0], [0, 0, 0, sign, 0]])
-        max_q = tf.function(lambda seed, critic=critic: MaxQ(samples=50).action(actor, critic, tf.zeros([1, O]), seed))
+        max_q = tf.function(
+            lambda seed, critic=critic: MaxQ(samples=50).policy(actor, critic).draw(tf.zeros([1, O]), (), seed)[0]
+        )
         action = sign * np.array([max_q(seed)[0, 0] for seed in seeds(300)])
         # distribution of the maximum of 50 is Phi^50
         assert stats.kstest(np.arctanh(action), lambda u: stats.norm.cdf(u) ** 50).pvalue > 1e-3
@@ -234,7 +236,7 @@ def test_max_q_goes_by_the_smaller_critic_of_each_state():
     critic = linear_critic([[0, -9, 0, 1, 0], [0, 9, 0, 0, 1]])
     actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
     observation = tf.constant([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
-    max_q = tf.function(lambda seed: MaxQ(samples=20).action(actor, critic, observation, seed))
+    max_q = tf.function(lambda seed: MaxQ(samples=20).policy(actor, critic).draw(observation, (), seed)[0])
     action = np.concatenate([max_q(seed) for seed in seeds(200)])
     expected_median = np.tanh(stats.norm.ppf(0.5 ** (1 / 20)))
     assert_mean(action[0::2, 0] < expected_median, 0.5)
@@ -248,7 +250,7 @@ def test_max_q_ranks_by_what_it_is_given():
     critic, noise = linear_critic([[0, 0, 0, 3, 0], [0, 0, 0, -1.3, 0]], (-1.0, 1.6)), standard_normal([50, 1, A], SEED)
     actor = linear_actor(np.zeros([O, A]), np.zeros(A), [1.0, 1.0])
     by_mean, by_minimum = (
-        MaxQ(samples=50, **rank).action(actor, critic, tf.zeros([1, O]), SEED).numpy()[0]
+        MaxQ(samples=50, **rank).policy(actor, critic).draw(tf.zeros([1, O]), (), SEED)[0].numpy()[0]
         for rank in ({"rank": mean_value}, {})
     )
     draws = np.tanh(noise[:, 0])
@@ -263,11 +265,11 @@ def test_max_q_clips_its_draws_around_each_states_mean():
     critic = linear_critic([[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]])
     deviations = np.array([0.4, 0.7])
     actor = linear_actor(MEAN_KERNEL, MEAN_BIAS, deviations)
-    clipped = MaxQ(samples=200, clip=0.5).action(actor, critic, OBSERVATION, SEED).numpy()
+    clipped = MaxQ(samples=200, clip=0.5).policy(actor, critic).draw(OBSERVATION, (), SEED)[0].numpy()
     # among 200 draws some exceed half a deviation, so the preferred entry lies on the bound itself
     np.testing.assert_allclose(clipped[:, 0], np.tanh(means() + 0.5 * deviations)[:, 0], rtol=1e-5)
     assert np.all(np.abs(np.arctanh(clipped) - means()) <= 0.5 * deviations + 1e-3)
-    free = MaxQ(samples=200).action(actor, critic, OBSERVATION, SEED).numpy()
+    free = MaxQ(samples=200).policy(actor, critic).draw(OBSERVATION, (), SEED)[0].numpy()
     assert np.all(free[:, 0] > np.tanh(means() + 1.5 * deviations)[:, 0])  # 1.5 deviations: 13 of 200 draws exceed it
 
 
@@ -284,7 +286,7 @@ def test_sampling_functions_agree_eagerly_in_a_graph_and_compiled():
         return {
             "log_prob": draw.log_prob,
             "next_value": learner.next_value(at_next(observation), seed),
-            "max_q": MaxQ(samples=7).action(actor, critic, observation, seed),
+            "max_q": MaxQ(samples=7).policy(actor, critic).draw(observation, (), seed)[0],
             "bound": KLUpperBound(7)(*measured),
             "sampled_kl": SampledKL(2, 7)(*measured),
             "mmd": MMD(samples=7, sigma=1.0)(*measured),

@@ -9,14 +9,17 @@ from dataset_files import columns
 from brac_plus_tf.agents.base import (
     Policy,
     Stage,
+    candidate_noise,
     member_rows,
     mixture,
     named_variables,
     no_preparation,
     segments,
+    stateless,
     uniform_rows,
 )
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import standard_normal
 from brac_plus_tf.core.settings import describe
 from brac_plus_tf.data.loading import dataset_from_arrays
 
@@ -108,7 +111,31 @@ def test_defaults_of_a_stage_and_a_policy():
     assert (stage.writes, stage.settings, stage.evaluate) == ((), (), False)
     assert stage.prepare(None, 0, tf.zeros([2], tf.int32)) == ((), {}, False)
     assert stage.conclude is stage.prepare
-    assert not Policy(lambda observation, state, seed: (observation, state)).seeded
+    policy = Policy(lambda observation, state, noise: (observation, state))
+    assert (policy.seeded, policy.noise, policy.noise_of(tf.zeros([2], tf.int32)).shape) == (False, 0, (1, 0))
+
+
+def test_a_policy_that_draws_says_how_many_numbers():
+    with pytest.raises(UserError, match="noise is 0; a way to act that is a draw"):
+        Policy(lambda observation, state, noise: (observation, state), seeded=True)
+
+
+def test_a_draw_is_the_answer_to_the_noise_of_its_seed():
+    """[2]: one row of noise for all; [N, 2]: a row each, which is that of its seed alone."""
+    policy = stateless(lambda observation, noise: observation + noise, noise=3, seeded=True)
+    seeds, zeros = tf.constant([[4, 1], [9, 2]]), tf.zeros([2, 3])
+    for index in range(2):
+        shared, _ = policy.draw(zeros, (), seeds[index])
+        np.testing.assert_array_equal(shared, np.repeat(standard_normal([1, 3], seeds[index]), 2, axis=0))
+        np.testing.assert_array_equal(policy.draw(zeros, (), seeds)[0][index], shared[0])
+
+
+def test_noise_of_candidates_is_dealt_out_row_by_row():
+    noise = tf.reshape(tf.range(2 * 6, dtype=tf.float32), [2, 6])  # rows n, three candidates of two entries
+    found = candidate_noise(noise, 3).numpy()
+    assert found.shape == (3, 2, 2)
+    np.testing.assert_array_equal(found[:, 0], [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(found[:, 1], [[6, 7], [8, 9], [10, 11]])
 
 
 # Drawing batches --------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_without_perturbation_it_acts_as_the_model_says():
     agent = linear_agent(perturbation_limit=0.0)
     observation = tf.constant(np.random.default_rng(0).normal(size=(6, 3)), tf.float32)
     for policy in agent.policies().values():
-        action, _ = policy.act(observation, (), SEED)
+        action, _ = policy.draw(observation, (), SEED)
         np.testing.assert_allclose(action, np.tile(np.tanh([0.5, -1.0]), (6, 1)), rtol=1e-6)
 
 
@@ -75,10 +75,10 @@ def test_best_action_is_the_best_of_its_own_samples():
     kernel[0, 3, 0] = 1.0
     agent.behavior.decoder.set_weights([kernel, np.zeros([1, 2], np.float32)])
     agent.critic.set_weights(linear_critic([[0, 0, 0, 1, 0], [0, 0, 0, 1, 0]]).get_weights())
-    best = agent.policies()["max_q"].act(tf.zeros([5, 3]), (), SEED)[0].numpy()
+    best = agent.policies()["max_q"].draw(tf.zeros([5, 3]), (), SEED)[0].numpy()
     np.testing.assert_allclose(best[:, 0], np.tanh(0.5), atol=1e-6)  # P(z0 > 0.5) = 0.31: some of 60 are clipped there
     seeds = tf.stack([tf.range(500), tf.zeros([500], tf.int32)], axis=1)
-    one = agent.policies()["sample"].act(tf.zeros([500, 3]), (), seeds)[0].numpy()[:, 0]
+    one = agent.policies()["sample"].draw(tf.zeros([500, 3]), (), seeds)[0].numpy()[:, 0]
     assert one.min() == pytest.approx(-np.tanh(0.5), abs=1e-6) and abs(one.mean()) < 0.07
 
 
@@ -95,5 +95,5 @@ def test_bandit_moves_the_datas_action_uphill_by_its_limit():
         training=Training(epochs=1, steps_per_epoch=2500, batch_size=100, policy_learning_rate=3e-3),
     )
     compile_stage(agent.stages()[-1], dataset, SEED)(0, 2500)
-    best = agent.policies()["max_q"].act(tf.zeros([3, 1]), (), SEED)[0].numpy()
+    best = agent.policies()["max_q"].draw(tf.zeros([3, 1]), (), SEED)[0].numpy()
     np.testing.assert_allclose(best, limit, atol=0.08)

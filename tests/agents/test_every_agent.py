@@ -194,9 +194,9 @@ def test_policies_act_within_bounds_row_by_row(name):
     observation = tf.constant(10.0 * np.random.default_rng(0).normal(size=(7, 5)), tf.float32)
     for label, policy in agent.policies().items():
         begun = policy.initial_state(7)
-        action = policy.act(observation, begun, SEED)[0].numpy()
+        action = policy.draw(observation, begun, SEED)[0].numpy()
         assert action.shape == (7, 2) and (np.abs(action) <= 1.0).all(), label
-        np.testing.assert_array_equal(policy.act(observation, begun, SEED)[0], action)
+        np.testing.assert_array_equal(policy.draw(observation, begun, SEED)[0], action)
         assert len({tuple(row) for row in action}) > 3, label  # some may all be at a bound
     assert "mean" in agent.policies() or name in ("bcq", "mbop")  # which have no one action
 
@@ -209,17 +209,17 @@ def test_an_action_depends_on_its_own_row_alone(name):
     for label, policy in AGENTS[name](0).policies().items():
         shared = [SEED] if policy.seeded else [tf.constant([0, 0])]
         for seed in [*shared, seeds] if policy.seeded else shared:
-            many = policy.act(observation, policy.initial_state(4096), seed)[0].numpy()
+            many = policy.draw(observation, policy.initial_state(4096), seed)[0].numpy()
             for row in (0, 1, 2047, 4095):
                 own = seed if seed.shape.rank == 1 else seed[row]
-                one, _ = policy.act(observation[row : row + 1], policy.initial_state(1), own)
+                one, _ = policy.draw(observation[row : row + 1], policy.initial_state(1), own)
                 np.testing.assert_allclose(one[0], many[row], atol=1e-5, err_msg=f"{label} {row}")
         equal = tf.tile(observation[:1], [100, 1])
         begun = policy.initial_state(100)
-        actions = policy.act(equal, begun, shared[0])[0].numpy()
+        actions = policy.draw(equal, begun, shared[0])[0].numpy()
         np.testing.assert_allclose(actions, np.tile(actions[:1], (100, 1)), atol=1e-5, err_msg=label)
         if policy.seeded:
-            drawn = policy.act(equal, begun, seeds[:100])[0].numpy()
+            drawn = policy.draw(equal, begun, seeds[:100])[0].numpy()
             assert len({tuple(row) for row in drawn}) > 90  # clipped latents may meet
 
 

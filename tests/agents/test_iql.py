@@ -101,11 +101,11 @@ def test_the_actors_spread_is_one_for_all_states_and_bounded():
 
 def test_it_acts_by_the_mean_or_by_draws_within_the_range():
     agent, policies = make_agent(), make_agent().policies()
-    mean, _ = policies["mean"].act(BATCH.observation, (), SEED)
+    mean, _ = policies["mean"].draw(BATCH.observation, (), SEED)
     np.testing.assert_allclose(mean, agent.actor(BATCH.observation)[0])
     rows = tf.repeat(BATCH.observation[:1], 4000, axis=0)
     own = tf.stack([tf.range(4000), tf.range(4000) * 7 + 3], axis=1)
-    drawn = policies["sample"].act(rows, (), own)[0].numpy()
+    drawn = policies["sample"].draw(rows, (), own)[0].numpy()
     assert np.abs(drawn).max() == 1.0
     # the median of what is clipped is the mean of what is not
     np.testing.assert_allclose(np.median(drawn, axis=0), mean[0], atol=5 * 1.25 * np.exp(0.3) / np.sqrt(4000))
@@ -129,7 +129,7 @@ def bandit(**settings):
         **settings,
     )
     compile_stage(agent.stages()[0], data, SEED)(0, 4000)
-    chosen = float(agent.policies()["mean"].act(tf.zeros([1, 1]), (), SEED)[0][0, 0])
+    chosen = float(agent.policies()["mean"].draw(tf.zeros([1, 1]), (), SEED)[0][0, 0])
     return action[:, 0], reward, float(agent.value(tf.zeros([1, 1]))[0]), chosen
 
 

@@ -125,7 +125,9 @@ def test_a_plan_is_algorithm_2_whatever_the_order_of_the_members(mixing, ends):
     agent.dynamics.order.assign([2, 0, 1])
     before = np.random.default_rng(1).uniform(-0.5, 0.5, size=(3, 3, 1))
     seeds = tf.constant([[1, 2], [3, 4], [5, 6]])
-    found = agent.plan(tf.constant(OBSERVATION, tf.float32), tf.constant(before, tf.float32), seeds).plan
+    found = agent.plan(
+        tf.constant(OBSERVATION, tf.float32), tf.constant(before, tf.float32), agent.policies()["plan"].noise_of(seeds)
+    ).plan
     for row in range(3):
         expected = planned(agent, functions, OBSERVATION[row], before[row], seeds[row], ends)
         np.testing.assert_allclose(found[row], expected, atol=1e-5)
@@ -138,7 +140,7 @@ def test_an_objective_is_asked_in_the_environments_units_and_kappa_is_per_unit_o
     agent._planning = planning
     before, seed = np.zeros((2, 1)), tf.constant([7, 8])
     given = tf.constant(OBSERVATION[:1], tf.float32), tf.constant(before[None], tf.float32)
-    found = agent.plan(*given, seed).plan[0]
+    found = agent.plan(*given, agent.policies()["plan"].noise_of(seed)).plan[0]
 
     class InUnits:
         _planning = Planning(2, 8, sigma=0.4, kappa=0.5, objective_weight=0.7)  # 10 times, for rewards are a tenth
@@ -158,8 +160,8 @@ def test_the_plan_is_the_state_and_its_first_action_what_is_done():
     np.testing.assert_array_equal(state, np.zeros((3, 4, 1)))
     for step in range(2):
         seed = tf.constant([step, 9])
-        expected = agent.plan(observation, state, seed).plan
-        action, state = policy.act(observation, state, seed)
+        expected = agent.plan(observation, state, policy.noise_of(seed)).plan
+        action, state = policy.draw(observation, state, seed)
         np.testing.assert_array_equal(state, expected)
         np.testing.assert_array_equal(action, expected[:, 0])
 
@@ -170,7 +172,7 @@ def test_the_clone_is_told_what_it_did_before():
     policy = agent.policies()["clone"]
     state, done = policy.initial_state(3), np.zeros((3, 1))
     for _ in range(3):
-        action, state = policy.act(tf.constant(OBSERVATION, tf.float32), state, SEED)
+        action, state = policy.draw(tf.constant(OBSERVATION, tf.float32), state, SEED)
         done = np.array(
             [
                 np.clip(np.mean([behavior(k, OBSERVATION[row], done[row]) for k in range(2)], axis=0), -1, 1)
@@ -275,5 +277,6 @@ def test_five_steps_served_from_a_saved_model_with_the_plan_as_input_and_output(
 
 def live_step(agent: MBOP, seen: np.ndarray, plan: np.ndarray, seeds: np.ndarray):
     rows = tf.constant([[seed, 0] for seed in seeds])
-    found = agent.plan(tf.constant(seen, tf.float32), tf.constant(plan, tf.float32), rows).plan.numpy()
+    noise = agent.policies()["plan"].noise_of(rows)
+    found = agent.plan(tf.constant(seen, tf.float32), tf.constant(plan, tf.float32), noise).plan.numpy()
     return found[:, 0], found.copy()

@@ -243,11 +243,11 @@ def test_model_and_policy_solve_a_linear_system_with_a_known_optimum():
         gain = 0.8 * 0.9 * cost / (0.5 + 0.8 * cost)
         cost = 1.0 + 0.5 * gain**2 + 0.8 * cost * (0.9 - gain) ** 2
     probe = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
-    found = agent.policies()["mean"].act(tf.constant(probe), (), SEED)[0].numpy()
+    found = agent.policies()["mean"].draw(tf.constant(probe), (), SEED)[0].numpy()
     states, total, weight = np.linspace(-0.8, 0.8, 9), 0.0, 1.0
     optimal, current = cost * states**2, states.copy()
     for _ in range(40):
-        acted = agent.policies()["mean"].act(tf.constant(current[:, None], tf.float32), (), SEED)[0].numpy()[:, 0]
+        acted = agent.policies()["mean"].draw(tf.constant(current[:, None], tf.float32), (), SEED)[0].numpy()[:, 0]
         total = total + weight * (current**2 + 0.5 * acted**2)
         current, weight = 0.9 * current + acted, weight * 0.8
     assert total.sum() < 1.05 * optimal.sum()

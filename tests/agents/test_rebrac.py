@@ -127,5 +127,5 @@ def test_between_the_datas_mean_action_and_the_best_one(policy_penalty, expected
         policy_penalty=policy_penalty,
     )
     compile_stage(agent.stages()[0], data, SEED)(0, 4000)
-    chosen = float(agent.policies()["mean"].act(tf.zeros([1, 1]), (), SEED)[0][0, 0])
+    chosen = float(agent.policies()["mean"].draw(tf.zeros([1, 1]), (), SEED)[0][0, 0])
     assert chosen == pytest.approx(action.mean() if policy_penalty > 1.0 else expected, abs=0.07)

@@ -167,5 +167,5 @@ def test_between_the_datas_mean_action_and_the_best_one(weight, expected):
         Problem(dataset.dimensions), 0, actor=DeterministicActor(()), critic=critic, training=training, weight=weight
     )
     compile_stage(agent.stages()[0], dataset, SEED)(0, 4000)
-    chosen = float(agent.policies()["mean"].act(tf.zeros([1, 1]), (), SEED)[0][0, 0])
+    chosen = float(agent.policies()["mean"].draw(tf.zeros([1, 1]), (), SEED)[0][0, 0])
     assert chosen == pytest.approx(mean if weight < 1.0 else expected, abs=0.05)
