@@ -14,6 +14,9 @@ PLOT = ["matplotlib>=3.8,<4"]
 # rliable's arch does not load beside pandas 3
 COMPARE = [*PLOT, "rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]
 MINARI = ["minari>=0.5,<0.6"]
+ONNX = ["tf2onnx>=1.17,<1.18", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
+LITERT = ["ai-edge-litert>=2.1,<3"]
+VIDEO = ["imageio-ffmpeg>=0.5,<1"]
 # Files beside the package that an installation holds inside it: see core/files.py: packaged
 BESIDE = {"gin_configs": ["*.gin", "*/*.gin"], "quickstart": ["*.hdf5"]}
 
@@ -54,6 +57,9 @@ setup(
             *ADROIT,
             *COMPARE,
             *MINARI,
+            *ONNX,
+            *LITERT,
+            *VIDEO,
         ],
         "mujoco": MUJOCO,
         "adroit": ADROIT,
@@ -71,5 +77,8 @@ setup(
             "setuptools>=68",
         ],
         "minari": MINARI,
+        "onnx": ONNX,
+        "litert": LITERT,
+        "video": [*MUJOCO, *VIDEO],
     },
 )

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from brac_plus_tf.estimation.finished_run import Question
     from brac_plus_tf.estimation.selection import candidates_of, choose, content_of, judge_candidate, table
     from brac_plus_tf.reporting.report import selection_page
-    from brac_plus_tf.runs.finished import export
+    from brac_plus_tf.runs.exporting import export
 
     command_line.refuse_arguments(argv)
     values = flags.FLAGS

@@ -14,7 +14,7 @@ from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
 from brac_plus_tf.runs.contract import CARD, CONTRACT
-from brac_plus_tf.runs.finished import export
+from brac_plus_tf.runs.exporting import export
 
 SIZES = Dimensions(3, 1)
 SCALING = Scaling(

@@ -15,7 +15,8 @@ ROOMS["models"] = {"core"}
 ROOMS["objectives"] = {"core", "models"}
 ROOMS["agents"] = {"core", "environments", "models", "objectives", "data"}
 ROOMS["policies"] = {"core", "environments", "data", "agents"}
-ROOMS["runs"] = {"core", "environments", "data", "agents", "policies"}
+ROOMS["exports"] = {"core", "policies"}
+ROOMS["runs"] = {"core", "environments", "data", "agents", "policies", "exports"}
 ROOMS["collection"] = {"core", "environments", "data", "policies"}
 ROOMS["estimation"] = {"core", "environments", "data", "models", "objectives", "agents", "policies", "runs"}
 ROOMS["comparison"] = {"core", "data", "policies", "runs", "estimation"}
@@ -105,6 +106,7 @@ def test_nothing_in_the_package_imports_scripts_or_tests():
         ("runs/experiment.py", "if True:\n    import brac_plus_tf.agents.brac_plus", "agents.brac_plus"),
         ("runs/experiment.py", "from brac_plus_tf.train import main", "train.main"),
         ("policies/evaluation.py", "from brac_plus_tf.runs.run_record import RunRecord", "runs.run_record.RunRecord"),
+        ("exports/parity.py", "from brac_plus_tf.runs import trainer", "runs.trainer"),
         ("collection/shards.py", "from brac_plus_tf.runs import trainer", "runs.trainer"),
         ("comparison/results.py", "from brac_plus_tf.agents import base", "agents.base"),
     ],

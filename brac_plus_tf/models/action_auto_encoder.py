@@ -91,6 +91,6 @@ class ActionAutoEncoderNetwork(tf.keras.layers.Layer):
     def decode_noise(self, observation: tf.Tensor, noise: tf.Tensor, latent_clip: float) -> tf.Tensor:
         """Pre-tanh actions [N, B, A] at observations [B, O], of latents cut out of noise [N, B or 1, Z] at +-clip."""
         observation = repeat(observation, noise.shape[0])
-        latent = tf.clip_by_value(noise, -latent_clip, latent_clip)
-        latent = tf.broadcast_to(latent, tf.concat([tf.shape(observation)[:-1], [noise.shape[-1]]], axis=0))
-        return self.decode(observation, tf.ensure_shape(latent, [*noise.shape[:1], None, noise.shape[-1]]))
+        # a sum with zeros, not broadcast_to: that one loses the static sizes that the decoder's first layer needs
+        latent = tf.clip_by_value(noise, -latent_clip, latent_clip) + tf.zeros_like(observation[..., :1])
+        return self.decode(observation, latent)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf.agents.base import Agent, Policy, state_of
@@ -160,6 +161,10 @@ def _signature_name(name: str, actions: list[str]) -> str:
     return "serving_default" if name == actions[0] else name
 
 
+def _inputs_of(function: Any) -> Mapping[str, tf.TensorSpec]:
+    return dict(function.structured_input_signature[1])
+
+
 def _state_specs(policy: Policy) -> dict[str, tf.TensorSpec]:
     """The tensors of a policy's state under the names that a signature has for them."""
     leaves = map(tf.convert_to_tensor, tf.nest.flatten(policy.initial_state(1)))
@@ -210,10 +215,12 @@ class LoadedPolicy(Acting):
         directory = self._directory = Path(directory)
         try:
             facts = json.loads((directory / METADATA).read_text())
+            self.scaling = Scaling.from_json(json.dumps(facts["scaling"]))
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
             self._actions: list[str] = list(facts["actions"])
             check_saved_model(directory)
-            self._signatures = signatures = tf.saved_model.load(str(directory)).signatures
+            self.model = tf.saved_model.load(str(directory))
+            self._signatures = signatures = self.model.signatures
             self._ways = {
                 name: way_to_act(
                     signatures[_signature_name(name, self.actions)], signatures.get(f"initial_state_{name}")
@@ -233,6 +240,18 @@ class LoadedPolicy(Acting):
         if name not in self._ways:
             raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
         return self._ways[name]
+
+    def deterministic(self) -> dict[str, Any]:
+        """Signatures that draw nothing themselves, by the name of their way to act or as `{name}_with_noise`."""
+        found = {name: self._signatures[_signature_name(name, self.actions)] for name in self.actions}
+        more = (WITH_NOISE.format(name) for name in self.actions)
+        found |= {name: self._signatures[name] for name in more if name in self._signatures}
+        return {name: function for name, function in found.items() if "seed" not in _inputs_of(function)}
+
+    def initial_state(self, name: str, count: int) -> dict[str, np.ndarray]:
+        """`state_0`, .. with which `count` episodes begin, for a name of `deterministic`; {} if it has no state."""
+        way = next(own for own in self.actions if name in (own, WITH_NOISE.format(own)))
+        return {f"state_{index}": leaf for index, leaf in enumerate(self.way(way).initial_state(count))}
 
     def signatures(self) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
         """Of the SavedModel: name -> inputs, outputs -> name -> dtype and shape, None for any number of rows."""

@@ -6,31 +6,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.exports.formats import FORMATS
+from brac_plus_tf.exports.parity import Parity
 from brac_plus_tf.policies.saved_policy import METADATA, LoadedPolicy
 from brac_plus_tf.runs.facts import read_facts
 
 CONTRACT, CARD = "policy_contract.json", "MODEL_CARD.md"
 
 
-def write_contract(directory: Path, run: Path, policy: LoadedPolicy) -> None:
-    """Writes both into an export's directory."""
-    content = contract(directory, run, policy)
+def write_contract(
+    directory: Path, source: Path, run: Path, policy: LoadedPolicy, parities: Mapping[str, Mapping[str, Parity]]
+) -> None:
+    """Writes both into an export's directory; the arguments are those of `contract`."""
+    content = contract(source, run, policy, parities)
     (directory / CONTRACT).write_text(json.dumps(content, indent=2) + "\n")
     (directory / CARD).write_text(model_card(content))
 
 
-def contract(directory: Path, run: Path, policy: LoadedPolicy) -> dict[str, Any]:
+def contract(
+    source: Path, run: Path, policy: LoadedPolicy, parities: Mapping[str, Mapping[str, Parity]]
+) -> dict[str, Any]:
     """Signatures, units, ranges, where the policy comes from, and what is known of its worth.
 
     Args:
-      directory: of the export. run: that it comes from. policy: the export, read.
+      source: the run's SavedModel that is exported, and policy: what was read of it. run: that it comes from.
+      parities: of each format and way to act.
     """
-    facts: dict[str, Any] = json.loads((directory / METADATA).read_text())
-    scaling = {key: np.asarray(value) for key, value in facts["scaling"].items()}
-    low, high = (scaling["action_center"] + sign * scaling["action_half_range"] for sign in (-1.0, 1.0))
+    facts: dict[str, Any] = json.loads((source / METADATA).read_text())
+    scaling = policy.scaling
+    low, high = (scaling.action_center + sign * scaling.action_half_range for sign in (-1.0, 1.0))
     last = "step" not in facts  # what is known of the run's last policy says nothing of a snapshot
     return {
         "format": 1,
@@ -38,13 +43,22 @@ def contract(directory: Path, run: Path, policy: LoadedPolicy) -> dict[str, Any]
         "ways_to_act": dict(zip(policy.actions, ["serving_default", *policy.actions[1:]], strict=True)),
         "observation": {
             "unit": "the environment's; normalisation is inside",
-            "shift": scaling["observation_shift"].tolist(),
-            "scale": scaling["observation_scale"].tolist(),
+            "shift": scaling.observation_shift.tolist(),
+            "scale": scaling.observation_scale.tolist(),
         },
         "action": {"unit": "the environment's", "low": low.tolist(), "high": high.tolist()},
-        "refuses": "observations of another width, and values that are NaN or infinite, with an error of TensorFlow's",
+        "noise": "draws from N(0, 1), a row for each observation, or one for all of them in TensorFlow's format",
+        "initial_state": {name: _initial_state(policy, name) for name in policy.deterministic()},
+        "formats": {
+            name: {
+                "folder": FORMATS[name].folder,
+                "wrong_inputs": FORMATS[name].refuses,
+                "compared": {way: parity._asdict() for way, parity in parity_of.items()},
+            }
+            for name, parity_of in parities.items()
+        },
         "seed": "one for each row where draws are to be independent; rows of one seed share their noise",
-        "fingerprint": fingerprint(directory),
+        "fingerprint": fingerprint(source),
         "agent": facts.get("agent"),
         "training_seed": facts.get("seed"),
         "step": facts.get("step"),
@@ -59,6 +73,11 @@ def contract(directory: Path, run: Path, policy: LoadedPolicy) -> dict[str, Any]
 
 _SCORES = ("return_mean", "return_std", "score_mean", "score_std")
 _ESTIMATE = ("action", "gamma", "estimate", "data", "clone", "episodes", "reliable", "verdict", "why")
+
+
+def _initial_state(policy: LoadedPolicy, name: str) -> dict[str, Any]:
+    """Of one episode."""
+    return {state: leaf.tolist() for state, leaf in policy.initial_state(name, 1).items()}
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any] | None:
@@ -95,14 +114,21 @@ def model_card(content: Mapping[str, Any]) -> str:
         tensors = content["signatures"][signature]
         cells = [", ".join(f"{name} {spec['shape']}" for name, spec in tensors[kind].items()) for kind in _KINDS]
         lines.append(f"| {way} | `{signature}` | {cells[0]} | {cells[1]} |")
+    lines += ["", "| format | folder | way to act | rows compared | largest difference, of half the action's range |"]
+    lines += ["|---|---|---|---|---|"]
+    for name, made in content["formats"].items():
+        for way, compared in made["compared"].items():
+            rows = compared["rows"] - compared["undecided"]
+            lines.append(f"| {name} | {made['folder']} | {way} | {rows} | {compared['difference']:.1e} |")
     lines += ["", "## Made from", ""]
     lines += [f"- data: {', '.join(dataset.get('files', ['none']))}, SHA-256 {dataset.get('sha256')}"]
     lines += [f"- settings: SHA-256 {content['configuration']}, seed {content['training_seed']}"]
     lines += [f"- environment: {environment.get('task', 'none')}", "", "## What it is worth", ""]
     lines += _worth(content)
     lines += ["", "## Where it may fail", ""]
-    lines += ["It was learned from the data above alone: where they hold nothing, its actions mean nothing. It refuses"]
-    lines += [f"{content['refuses']}. Fingerprint of graph and weights: {content['fingerprint']}."]
+    lines += ["It was learned from the data above alone: where they hold nothing, its actions mean nothing.", ""]
+    lines += [f"- {name}: {made['wrong_inputs']}" for name, made in content["formats"].items()]
+    lines += [f"- fingerprint of graph and weights, SHA-256: {content['fingerprint']}"]
     return "\n".join(lines) + "\n"
 
 

@@ -67,6 +67,20 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     return directory
 
 
+def run_data(run: Path) -> OfflineDataset:
+    """The data that a run has learned from, read as it has read them.
+
+    Raises:
+      UserError: if it has learned from none, or they cannot be read.
+    """
+    configuration.parse([str(run / "operative_config.gin")], ())
+    try:
+        names = sources_of(gin.query_parameter(f"{Experiment.__name__}.dataset"))
+    except ValueError as error:
+        raise UserError(f"{run}: it has not learned from recorded data") from error
+    return gin.get_configurable(load_dataset)(names, dataset_task(names[0]))
+
+
 def sources_of(dataset: str | Sequence[str]) -> tuple[str, ...]:
     """The sources that `Experiment.dataset` names, one or several."""
     return (dataset,) if isinstance(dataset, str) else tuple(dataset)

@@ -1,7 +1,5 @@
-"""What is done with a finished run: its policy is evaluated anew, or copied to where it is deployed."""
+"""What is done with a finished run: its policy is found, and evaluated anew."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +8,7 @@ from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.environments.environment import Environment, make_environment
 from brac_plus_tf.environments.tasks import Task, recorded_task
 from brac_plus_tf.policies.evaluation import Evaluator, report
-from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
-from brac_plus_tf.runs.contract import write_contract
+from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs.facts import read_facts
 
 
@@ -48,30 +45,6 @@ def evaluate(
     starts = initializer_seed(seed, "evaluation")
     outcome = Evaluator(make, task.horizon).run(way, episodes, starts, progress=True)
     return {**report(outcome, task, made[0].backend, action), "seed": seed}
-
-
-def export(run_dir: Path, output: Path, source: Path | None = None) -> None:
-    """Puts the run's SavedModel, its policy.json, its contract and its model card at `output`, whole or not at all.
-
-    Args:
-      source: another export of the run than that of its last policy.
-    Raises:
-      UserError: if the run has none, it cannot be loaded, or `output` exists or cannot be written.
-    """
-    read_facts(run_dir)
-    source = source or saved_model(run_dir)
-    policy = LoadedPolicy(source)
-    refuse_existing(output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, temporary)
-        write_contract(temporary, run_dir, policy)
-        place_directory(temporary, output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def saved_model(run_dir: Path) -> Path:
