@@ -49,14 +49,7 @@ def contract(
         "action": {"unit": "the environment's", "low": low.tolist(), "high": high.tolist()},
         "noise": "draws from N(0, 1), a row for each observation, or one for all of them in TensorFlow's format",
         "initial_state": {name: _initial_state(policy, name) for name in policy.deterministic()},
-        "formats": {
-            name: {
-                "folder": FORMATS[name].folder,
-                "wrong_inputs": FORMATS[name].refuses,
-                "compared": {way: parity._asdict() for way, parity in parity_of.items()},
-            }
-            for name, parity_of in parities.items()
-        },
+        "formats": {name: _format(name, own) for name, own in parities.items()},
         "seed": "one for each row where draws are to be independent; rows of one seed share their noise",
         "fingerprint": fingerprint(source),
         "agent": facts.get("agent"),
@@ -73,6 +66,11 @@ def contract(
 
 _SCORES = ("return_mean", "return_std", "score_mean", "score_std")
 _ESTIMATE = ("action", "gamma", "estimate", "data", "clone", "episodes", "reliable", "verdict", "why")
+
+
+def _format(name: str, parities: Mapping[str, Parity]) -> dict[str, Any]:
+    compared = {way: parity._asdict() for way, parity in parities.items()}
+    return {"folder": FORMATS[name].folder, "wrong_inputs": FORMATS[name].refuses, "compared": compared}
 
 
 def _initial_state(policy: LoadedPolicy, name: str) -> dict[str, Any]:
