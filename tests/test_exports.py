@@ -135,6 +135,19 @@ def test_another_width_is_an_error(tmp_path, runtime):
             client.RUNTIMES[runtime](folder, "mean")({"observation": np.zeros([6, width], np.float32)})
 
 
+def test_a_state_is_given_back_at_the_next_step():
+    """An answer that counts: the action is the observation plus how often it was asked."""
+
+    def answer(inputs):
+        assert set(inputs) == {"observation", "state_0", "noise"}
+        return {"action": inputs["observation"] + inputs["state_0"], "state_0": inputs["state_0"] + 1}
+
+    given = {"observation": np.array([[[10]], [[20]], [[30]]]), "state_0": np.array([[5]]), "noise": np.zeros([1, 2])}
+    found = client.play(answer, given)
+    np.testing.assert_array_equal(found["action"], [[[15]], [[26]], [[37]]])
+    np.testing.assert_array_equal(found["state_0"], [[8]])
+
+
 # A wrong export is found ----------------------------------------------------------------------------------------------
 
 
