@@ -193,6 +193,19 @@ def test_rows_at_an_edge_are_told_and_do_not_count(tmp_path):
     assert (parity.rows, parity.undecided, parity.difference) == (40, 3, 0.0)
 
 
+def test_steep_is_no_edge_and_a_small_jump_is_one(tmp_path):
+    """tanh(20 o), which moves by more than the limit to either side; a jump of 2e-5 of half the range at o = 0."""
+    steep = Acting(stateless(lambda observation, noise: tf.tanh(20.0 * observation[:, :2])))
+    (tmp_path / "jump").mkdir()
+    policy, rows = saved(tmp_path, steep), observations(3)
+    reference = Reference(policy, rows, HALF_RANGE)
+    assert reference._sure["own"].all()
+    jump = Acting(stateless(lambda observation, noise: 1e-5 * tf.sign(observation[:, :1] - 1e-7) * tf.ones([1, 2])))
+    rows[[3, 5], 0] = -1.0
+    reference = Reference(saved(tmp_path / "jump", jump), rows, HALF_RANGE)
+    assert list(np.flatnonzero(~reference._sure["own"])) == [3, 5]
+
+
 def test_a_policy_that_is_all_edges_cannot_be_compared(tmp_path):
     policy, rows = saved(tmp_path, step(0.0)), observations(3)
     rows[:21, 0] = -1.0
