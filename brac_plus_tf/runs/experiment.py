@@ -1,6 +1,8 @@
 """One experiment as gin files describe it: a dataset, an agent, an environment."""
 
+import ast
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,17 +70,22 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
 
 
 def run_data(run: Path) -> OfflineDataset:
-    """The data that a run has learned from, read as it has read them.
+    """The data that a run has learned from, in the environment's units.
+
+    A run may come from elsewhere: its configuration is searched for their names; parsing it could import modules.
 
     Raises:
       UserError: if it has learned from none, or they cannot be read.
     """
-    configuration.parse([str(run / "operative_config.gin")], ())
     try:
-        names = sources_of(gin.query_parameter(f"{Experiment.__name__}.dataset"))
-    except ValueError as error:
-        raise UserError(f"{run}: it has not learned from recorded data") from error
-    return gin.get_configurable(load_dataset)(names, dataset_task(names[0]))
+        text = (run / "operative_config.gin").read_text()
+        found = re.search(rf"^{Experiment.__name__}\.dataset = \\?\s*(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)
+        names = sources_of(ast.literal_eval(found[1])) if found else ()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{run}: its configuration does not name its data ({error})") from error
+    if not names:
+        raise UserError(f"{run}: it has not learned from recorded data")
+    return load_dataset(names, dataset_task(names[0]), rewards=None)
 
 
 def sources_of(dataset: str | Sequence[str]) -> tuple[str, ...]:
