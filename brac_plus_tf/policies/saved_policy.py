@@ -215,10 +215,10 @@ class LoadedPolicy(Acting):
         directory = self._directory = Path(directory)
         try:
             facts = json.loads((directory / METADATA).read_text())
-            self.scaling = Scaling.from_json(json.dumps(facts["scaling"]))
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
             self._actions: list[str] = list(facts["actions"])
             check_saved_model(directory)
+            self.scaling = Scaling.from_json(json.dumps(facts["scaling"]))
             self.model = tf.saved_model.load(str(directory))
             self._signatures = signatures = self.model.signatures
             self._ways = {
