@@ -11,8 +11,8 @@ import tensorflow as tf
 import tiny
 from agents.test_every_agent import AGENTS
 from remembering import RememberingAgent
+from test_saved_model_check import OneWay
 
-from brac_plus_tf.agents.base import Policy, stateless
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
@@ -50,7 +50,7 @@ def saved(directory, agent, size: int = 3) -> LoadedPolicy:
 def written(directory, policy, name: str):
     folder = directory / name
     folder.mkdir()
-    FORMATS[name].write(directory / "source", policy, folder)
+    FORMATS[name].write(policy, folder)
     return folder
 
 
@@ -73,7 +73,7 @@ def test_every_way_to_act_is_the_same_in_every_runtime(tmp_path, name):
     agent, size = (RememberingAgent(), 3) if remembering else (AGENTS[name](0), 5)
     policy = saved(tmp_path, agent, size)
     assert set(portable_ways(policy)) == WAYS[name]
-    reference = Reference(policy, observations(size), HALF_RANGE)
+    reference = Reference(policy, observations(size))
     for runtime in ("saved_model", *OTHERS):
         parities = reference.compare(runtime, written(tmp_path, policy, runtime))
         assert set(parities) == WAYS[name]
@@ -154,7 +154,7 @@ def test_a_state_is_given_back_at_the_next_step():
 def test_an_export_of_another_policy_is_refused(tmp_path):
     (tmp_path / "other").mkdir()
     policy, other = saved(tmp_path, tiny.TinyAgent(seed=0)), saved(tmp_path / "other", tiny.TinyAgent(seed=1))
-    reference = Reference(policy, observations(3), HALF_RANGE)
+    reference = Reference(policy, observations(3))
     with pytest.raises(
         UserError, match=r"onnx: the way to act 'best' answers otherwise than the policy, by .* 1e-05 is"
     ):
@@ -166,22 +166,12 @@ def test_a_file_that_its_runtime_cannot_read_is_refused(tmp_path):
     folder = written(tmp_path, policy, "litert")
     (folder / "policy.tflite").write_bytes(b"nothing")
     with pytest.raises(UserError, match="litert: the export cannot be used by its own runtime"):
-        Reference(policy, observations(3), HALF_RANGE).compare("litert", folder)
+        Reference(policy, observations(3)).compare("litert", folder)
 
 
-class Acting(tiny.TinyAgent):
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self._policy = policy
-
-    def policies(self) -> dict[str, Policy]:
-        return {"own": self._policy}
-
-
-def step(edge: float) -> Acting:
+def step(edge: float) -> OneWay:
     """1 where the first normalised entry is more than `edge`, else -1."""
-    act = lambda observation, noise: tf.sign(observation[:, :1] - edge) * tf.ones([1, 2])  # noqa: E731
-    return Acting(stateless(act))
+    return OneWay(lambda observation: tf.sign(observation[:, :1] - edge) * tf.ones([1, 2]))
 
 
 def test_rows_at_an_edge_are_told_and_do_not_count(tmp_path):
@@ -189,39 +179,39 @@ def test_rows_at_an_edge_are_told_and_do_not_count(tmp_path):
     policy, rows = saved(tmp_path, step(0.0)), observations(3)
     rows[[3, 5, 8], 0] = -1.0  # the shift: normalised it is 0
     rows[3, 0] = np.nextafter(np.float32(-1.0), np.float32(0))
-    parity = Reference(policy, rows, HALF_RANGE).compare("saved_model", written(tmp_path, policy, "saved_model"))["own"]
+    parity = Reference(policy, rows).compare("saved_model", written(tmp_path, policy, "saved_model"))["plan"]
     assert (parity.rows, parity.undecided, parity.difference) == (40, 3, 0.0)
 
 
 def test_steep_is_no_edge_and_a_small_jump_is_one(tmp_path):
     """tanh(20 o), which moves by more than the limit to either side; a jump of 2e-5 of half the range at o = 0."""
-    steep = Acting(stateless(lambda observation, noise: tf.tanh(20.0 * observation[:, :2])))
+    steep = OneWay(lambda observation: tf.tanh(20.0 * observation[:, :2]))
     (tmp_path / "jump").mkdir()
     policy, rows = saved(tmp_path, steep), observations(3)
-    reference = Reference(policy, rows, HALF_RANGE)
-    assert reference._sure["own"].all()
-    jump = Acting(stateless(lambda observation, noise: 1e-5 * tf.sign(observation[:, :1] - 1e-7) * tf.ones([1, 2])))
+    reference = Reference(policy, rows)
+    assert reference._sure["plan"].all()
+    jump = OneWay(lambda observation: 1e-5 * tf.sign(observation[:, :1] - 1e-7) * tf.ones([1, 2]))
     rows[[3, 5], 0] = -1.0
-    reference = Reference(saved(tmp_path / "jump", jump), rows, HALF_RANGE)
-    assert list(np.flatnonzero(~reference._sure["own"])) == [3, 5]
+    reference = Reference(saved(tmp_path / "jump", jump), rows)
+    assert list(np.flatnonzero(~reference._sure["plan"])) == [3, 5]
 
 
 def test_a_policy_that_is_all_edges_cannot_be_compared(tmp_path):
     policy, rows = saved(tmp_path, step(0.0)), observations(3)
     rows[:21, 0] = -1.0
-    reference = Reference(policy, rows, HALF_RANGE)
-    with pytest.raises(UserError, match="'own' cannot be compared: 21 of 40 rows undecided"):
+    reference = Reference(policy, rows)
+    with pytest.raises(UserError, match="'plan' cannot be compared: 21 of 40 rows undecided"):
         reference.compare("saved_model", written(tmp_path, policy, "saved_model"))
 
 
 def test_differences_are_of_half_the_actions_range_and_the_largest_counts(tmp_path):
-    """One policy is the other plus 1e-4 of half the range in one entry of one row: half as far in the second step."""
+    """6e-6 of half the range in one entry of one row."""
     policy = saved(tmp_path, step(0.0))
-    reference = Reference(policy, observations(3), HALF_RANGE)
-    own = reference._answers["own"]
+    reference = Reference(policy, observations(3))
+    own = reference._answers["plan"]
     moved = own.copy()
     moved[0, 7, 1] += np.float32(6e-6) * HALF_RANGE[1]
-    assert reference._parity("own", moved).difference == pytest.approx(6e-6, rel=0.05)
+    assert reference._parity("plan", moved).difference == pytest.approx(6e-6, rel=0.05)
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -267,9 +257,7 @@ def test_a_format_alone_leaves_no_saved_model(run, tmp_path):
 
 def test_nothing_is_written_where_a_format_answers_otherwise(run, tmp_path, monkeypatch):
     other = saved(tmp_path, tiny.TinyAgent())
-    wrong = dataclasses.replace(
-        FORMATS["onnx"], write=lambda source, policy, folder: written(tmp_path, other, "litert")
-    )
+    wrong = dataclasses.replace(FORMATS["onnx"], write=lambda policy, folder: written(tmp_path, other, "litert"))
     monkeypatch.setitem(FORMATS, "onnx", wrong)
     with pytest.raises(UserError, match="onnx: the export cannot be used by its own runtime"):
         export(run, tmp_path / "policy", formats=["saved_model", "onnx"])

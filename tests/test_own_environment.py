@@ -211,8 +211,10 @@ def test_the_exported_policy_keeps_to_the_bounds(trained, tmp_path):
     observation = tf.constant(np.random.default_rng(0).normal(scale=100.0, size=(500, 3)), tf.float32)
     signatures = tf.saved_model.load(str(tmp_path / "policy")).signatures
     for signature in signatures.values():
-        seeds = {"seed": tf.range(500)} if "seed" in signature.structured_input_signature[1] else {}
-        action = signature(observation=observation, **seeds)["action"].numpy()
+        inputs = signature.structured_input_signature[1]
+        given = {"seed": tf.range(500)} if "seed" in inputs else {}
+        given |= {"noise": tf.random.stateless_normal([500, 2], [0, 1])} if "noise" in inputs else {}
+        action = signature(observation=observation, **given)["action"].numpy()
         assert ((action >= LOW - 1e-6) & (action <= HIGH + 1e-6)).all()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brac_plus_tf.comparison.results import Result
+from brac_plus_tf.comparison.statistics import rliable
 from brac_plus_tf.comparison.tables import markdown, scores_csv
 from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_atomically, write_figure
@@ -11,8 +12,8 @@ from brac_plus_tf.core.files import write_atomically, write_figure
 
 def require_libraries() -> None:
     """Raises UserError if what draws or computes the statistics is not installed."""
-    for module in ("rliable.library", "matplotlib.figure"):
-        import_extra(module, "compare")
+    rliable("library")
+    import_extra("matplotlib.figure", "compare")
 
 
 def write_comparison(results: Sequence[Result], directory: Path) -> Path:

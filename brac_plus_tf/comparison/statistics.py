@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,21 +17,25 @@ def mean(scores: np.ndarray) -> float:
     return float(np.mean(scores))
 
 
+def rliable(module: str) -> Any:
+    """One of rliable's modules. Raises MissingPackageError if it is not installed."""
+    return import_extra(f"rliable.{module}", "compare")
+
+
 def interval(scores: np.ndarray, aggregate: Aggregate) -> tuple[float, float]:
     """95 % bootstrap interval of `aggregate` over runs, stratified by task. scores: [seeds, tasks]."""
 
     def function(sample: np.ndarray) -> np.ndarray:
         return np.array([aggregate(sample)])
 
-    library = import_extra("rliable.library", "compare")
     state = np.random.RandomState(0)  # the same table from the same runs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # rliable passes `random_state` on by a name that arch changed
-        bounds = library.get_interval_estimates({"": scores}, function, reps=_RESAMPLES, random_state=state)[1][""]
+        estimates = rliable("library").get_interval_estimates
+        bounds = estimates({"": scores}, function, reps=_RESAMPLES, random_state=state)[1][""]
     return float(bounds[0, 0]), float(bounds[1, 0])
 
 
 def interquartile_mean(scores: np.ndarray) -> float:
     """Mean of the middle half of all scores [seeds, tasks] (Agarwal et al. 2021)."""
-    metrics = import_extra("rliable.metrics", "compare")
-    return float(metrics.aggregate_iqm(scores))
+    return float(rliable("metrics").aggregate_iqm(scores))

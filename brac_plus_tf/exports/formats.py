@@ -7,12 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.extras import import_extra
-from brac_plus_tf.exports.portable import Portable, portable_ways
+from brac_plus_tf.exports.portable import portable_ways
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 
 _OPSET = 17  # of ONNX; as old as onnxruntime of 2022 reads
@@ -22,11 +23,11 @@ _OPSET = 17  # of ONNX; as old as onnxruntime of 2022 reads
 class Format:
     """A file format of policies.
 
-    write: (SavedModel's directory, the policy read from it, directory to fill). folder: of its files in an export.
+    write: (the policy, directory to fill). folder: of its files in an export.
     refuses: what becomes of inputs that are wrong. extra: with which its packages come.
     """
 
-    write: Callable[[Path, LoadedPolicy, Path], None]
+    write: Callable[[LoadedPolicy, Path], None]
     folder: str
     refuses: str
     packages: tuple[str, ...] = ()
@@ -38,22 +39,19 @@ class Format:
             import_extra(package, self.extra)
 
 
-def _copy(source: Path, policy: LoadedPolicy, directory: Path) -> None:
-    del policy
-    shutil.copytree(source, directory, dirs_exist_ok=True)
+def _copy(policy: LoadedPolicy, directory: Path) -> None:
+    shutil.copytree(policy.directory, directory, dirs_exist_ok=True)
 
 
-def _write_litert(source: Path, policy: LoadedPolicy, directory: Path) -> None:
+def _write_litert(policy: LoadedPolicy, directory: Path) -> None:
     """One file; its signatures share their weights."""
-    del source
-    ways = portable_ways(policy)
+    signatures = portable_ways(policy)
     with tempfile.TemporaryDirectory() as temporary:
         module = tf.Module()
         module.policy = policy.model  # the variables that the functions read
-        signatures = {name: way.function for name, way in ways.items()}
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, temporary, signatures=signatures, options=options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(temporary, signature_keys=list(ways))
+        converter = tf.lite.TFLiteConverter.from_saved_model(temporary, signature_keys=list(signatures))
         try:
             with _quiet("tensorflow"):
                 content = converter.convert()
@@ -62,24 +60,23 @@ def _write_litert(source: Path, policy: LoadedPolicy, directory: Path) -> None:
     (directory / "policy.tflite").write_bytes(content)
 
 
-def _write_onnx(source: Path, policy: LoadedPolicy, directory: Path) -> None:
+def _write_onnx(policy: LoadedPolicy, directory: Path) -> None:
     """A file for each way to act."""
-    del source
     for name, way in portable_ways(policy).items():
         (directory / f"{name}.onnx").write_bytes(_onnx(name, way))
 
 
-def _onnx(name: str, way: Portable) -> bytes:
+def _onnx(name: str, way: Any) -> bytes:
     convert = import_extra("tf2onnx", "onnx").convert
-    specs: Mapping[str, tf.TensorSpec] = way.function.structured_input_signature[1]
+    specs: Mapping[str, tf.TensorSpec] = way.structured_input_signature[1]
 
     def renamed(*given: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = way.function(**dict(zip(way.inputs, given, strict=True)))
+        outputs = way(**dict(zip(specs, given, strict=True)))
         return {"action" if name == "action" else f"next_{name}": values for name, values in outputs.items()}
 
     # names of inputs are taken from what is positional
     function = tf.function(renamed, autograph=False)
-    signature = [tf.TensorSpec(specs[one].shape, specs[one].dtype, name=one) for one in way.inputs]
+    signature = [tf.TensorSpec(spec.shape, spec.dtype, name=one) for one, spec in specs.items()]
     try:
         with _quiet("tf2onnx"):
             model, _ = convert.from_function(function, input_signature=signature, opset=_OPSET)

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,9 +33,9 @@ class Parity(NamedTuple):
 class Reference:
     """What the policy answers to rows, by the signatures of its SavedModel in this process."""
 
-    def __init__(self, policy: LoadedPolicy, observation: np.ndarray, half_range: np.ndarray) -> None:
-        """Args: observation: [N, O], raw. half_range: [A], of the action."""
-        self._half_range = half_range
+    def __init__(self, policy: LoadedPolicy, observation: np.ndarray) -> None:
+        """Args: observation: [N, O], raw."""
+        self._half_range = policy.scaling.action_half_range
         generator = np.random.default_rng(initializer_seed(0, "noise of a comparison"))
         self._inputs, self._answers, self._sure = {}, {}, {}
         for name, signature in policy.deterministic().items():
@@ -90,16 +90,15 @@ class Reference:
 
 
 def _inputs(
-    policy: LoadedPolicy, name: str, signature: object, observation: np.ndarray, generator: np.random.Generator
+    policy: LoadedPolicy, name: str, signature: Any, observation: np.ndarray, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    specs = signature.structured_input_signature[1]  # type: ignore[attr-defined]
-    if policy.initial_state(name, 1):
-        observation = observation[:_EPISODES]
-    rows, state = len(observation), policy.initial_state(name, len(observation))
-    steps = [np.roll(observation, step, axis=0) for step in range(_STEPS if state else 1)]
-    inputs = {"observation": np.stack(steps), **state}
+    specs, steps = signature.structured_input_signature[1], 1
+    if "state_0" in specs:
+        observation, steps = observation[:_EPISODES], _STEPS
+    rows = [np.roll(observation, step, axis=0) for step in range(steps)]
+    inputs = {"observation": np.stack(rows), **policy.initial_state(name, len(observation))}
     if "noise" in specs:
-        inputs["noise"] = generator.normal(size=(rows, specs["noise"].shape[1])).astype(np.float32)
+        inputs["noise"] = generator.normal(size=(len(observation), specs["noise"].shape[1])).astype(np.float32)
     return inputs
 
 

@@ -1,7 +1,7 @@
 """What of a policy other runtimes can run: its ways to act that draw nothing themselves, with their guard inside."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,20 +11,12 @@ from brac_plus_tf.policies.saved_policy import LoadedPolicy
 _LARGEST = np.finfo(np.float32).max
 
 
-class Portable(NamedTuple):
-    """A way to act as a concrete function, and its inputs' and outputs' names in order."""
-
-    function: Any
-    inputs: list[str]
-    outputs: list[str]
-
-
-def portable_ways(policy: LoadedPolicy) -> dict[str, Portable]:
-    """Each way to act that draws nothing, and those with noise as an input, by the names of their signatures."""
+def portable_ways(policy: LoadedPolicy) -> dict[str, Any]:
+    """Concrete functions, by the names of `LoadedPolicy.deterministic`."""
     return {name: _guarded(signature) for name, signature in policy.deterministic().items()}
 
 
-def _guarded(signature: Any) -> Portable:
+def _guarded(signature: Any) -> Any:
     """The signature, but that a row which is not finite is answered by NaN: other runtimes know no error from within.
 
     A comparison is what no optimiser takes away, as it would 0 times an observation. Each entry is also gathered by its
@@ -43,5 +35,4 @@ def _guarded(signature: Any) -> Portable:
         return outputs | {"action": tf.where(finite, outputs["action"], tf.constant(np.nan, tf.float32))}
 
     inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in sorted(specs.items())}
-    function = tf.function(act, autograph=False).get_concrete_function(**inputs)
-    return Portable(function, list(inputs), sorted(function.structured_outputs))
+    return tf.function(act, autograph=False).get_concrete_function(**inputs)

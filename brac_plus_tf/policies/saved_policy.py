@@ -4,10 +4,11 @@ A policy with a state is given it as `state_0`, `state_1`, ..., and gives the ne
 action is made with normal noise, a second signature takes the noise itself, for who has no TensorFlow to draw it.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -132,37 +133,30 @@ class DeployedPolicy(Acting, tf.Module):
         signatures = {_signature_name(name, self.actions): function for name, function in self._act.items()}
         signatures |= {WITH_NOISE.format(name): function for name, function in self._with_noise.items()}
         signatures |= {f"initial_state_{name}": function for name, function in self._initial_state.items()}
-        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
         try:
-            module = tf.Module()
-            # optimiser slots and the like, which acting does not read, stay out of the export
-            used = {id(variable) for function in signatures.values() for variable in function.variables}
-            module.policy_state = [variable for variable in self._variables if id(variable) in used]
-            # an action is not differentiated: the gradients that some operations bring along are no part of a policy
-            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-            tf.saved_model.save(module, str(temporary), signatures=signatures, options=options)
-            check_saved_model(temporary)
-            content = {
-                "observation_size": self.dimensions.observation,
-                "action_size": self.dimensions.action,
-                "actions": self.actions,
-                "scaling": json.loads(self._scaling.to_json()),
-                **facts,
-            }
-            (temporary / METADATA).write_text(json.dumps(content, indent=2) + "\n")
-            place_directory(temporary, directory)
+            with placed_directory(directory) as temporary:
+                module = tf.Module()
+                # optimiser slots and the like, which acting does not read, stay out of the export
+                used = {id(variable) for function in signatures.values() for variable in function.variables}
+                module.policy_state = [variable for variable in self._variables if id(variable) in used]
+                # an action is not differentiated: gradients that some operations bring along are no part of a policy
+                options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+                tf.saved_model.save(module, str(temporary), signatures=signatures, options=options)
+                check_saved_model(temporary)
+                content = {
+                    "observation_size": self.dimensions.observation,
+                    "action_size": self.dimensions.action,
+                    "actions": self.actions,
+                    "scaling": json.loads(self._scaling.to_json()),
+                    **facts,
+                }
+                (temporary / METADATA).write_text(json.dumps(content, indent=2) + "\n")
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"{directory}: cannot be written ({error})") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _signature_name(name: str, actions: list[str]) -> str:
     return "serving_default" if name == actions[0] else name
-
-
-def _inputs_of(function: Any) -> Mapping[str, tf.TensorSpec]:
-    return dict(function.structured_input_signature[1])
 
 
 def _state_specs(policy: Policy) -> dict[str, tf.TensorSpec]:
@@ -190,6 +184,21 @@ def _seeds(seed: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.broadcast_to(seed, [rows]), tf.zeros([rows], tf.int32)], axis=1)
 
 
+@contextlib.contextmanager
+def placed_directory(directory: Path) -> Iterator[Path]:
+    """A name beside `directory` to make it under, renamed to it if the block ends well and removed if not.
+
+    Raises:
+      UserError: if something is there already.
+    """
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        place_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def place_directory(temporary: Path, directory: Path) -> None:
     """Renames a finished directory into place.
 
@@ -212,7 +221,7 @@ class LoadedPolicy(Acting):
 
     def __init__(self, directory: str | Path) -> None:
         """Raises UserError if the directory does not hold an exported policy, or more than a policy."""
-        directory = self._directory = Path(directory)
+        directory = self.directory = Path(directory)
         try:
             facts = json.loads((directory / METADATA).read_text())
             self.dimensions = Dimensions(int(facts["observation_size"]), int(facts["action_size"]))
@@ -246,7 +255,9 @@ class LoadedPolicy(Acting):
         found = {name: self._signatures[_signature_name(name, self.actions)] for name in self.actions}
         more = (WITH_NOISE.format(name) for name in self.actions)
         found |= {name: self._signatures[name] for name in more if name in self._signatures}
-        return {name: function for name, function in found.items() if "seed" not in _inputs_of(function)}
+        return {
+            name: function for name, function in found.items() if "seed" not in function.structured_input_signature[1]
+        }
 
     def initial_state(self, name: str, count: int) -> dict[str, np.ndarray]:
         """`state_0`, .. with which `count` episodes begin, for a name of `deterministic`; {} if it has no state."""
@@ -270,6 +281,4 @@ class LoadedPolicy(Acting):
     def check_fits(self, task: Task) -> None:
         """Raises UserError if the policy is for observations or actions of other sizes."""
         if self.dimensions != task.dimensions:
-            raise UserError(
-                f"{self._directory}: the policy is for {self.dimensions}, {task.name} has {task.dimensions}"
-            )
+            raise UserError(f"{self.directory}: the policy is for {self.dimensions}, {task.name} has {task.dimensions}")

@@ -16,24 +16,21 @@ CONTRACT, CARD = "policy_contract.json", "MODEL_CARD.md"
 
 
 def write_contract(
-    directory: Path, source: Path, run: Path, policy: LoadedPolicy, parities: Mapping[str, Mapping[str, Parity]]
+    directory: Path, run: Path, policy: LoadedPolicy, parities: Mapping[str, Mapping[str, Parity]]
 ) -> None:
     """Writes both into an export's directory; the arguments are those of `contract`."""
-    content = contract(source, run, policy, parities)
+    content = contract(run, policy, parities)
     (directory / CONTRACT).write_text(json.dumps(content, indent=2) + "\n")
     (directory / CARD).write_text(model_card(content))
 
 
-def contract(
-    source: Path, run: Path, policy: LoadedPolicy, parities: Mapping[str, Mapping[str, Parity]]
-) -> dict[str, Any]:
+def contract(run: Path, policy: LoadedPolicy, parities: Mapping[str, Mapping[str, Parity]]) -> dict[str, Any]:
     """Signatures, units, ranges, where the policy comes from, and what is known of its worth.
 
     Args:
-      source: the run's SavedModel that is exported, and policy: what was read of it. run: that it comes from.
-      parities: of each format and way to act.
+      run: that the policy comes from. policy: that is exported. parities: of each format and way to act.
     """
-    facts: dict[str, Any] = json.loads((source / METADATA).read_text())
+    facts: dict[str, Any] = json.loads((policy.directory / METADATA).read_text())
     scaling = policy.scaling
     low, high = (scaling.action_center + sign * scaling.action_half_range for sign in (-1.0, 1.0))
     last = "step" not in facts  # what is known of the run's last policy says nothing of a snapshot
@@ -51,7 +48,7 @@ def contract(
         "initial_state": {name: _initial_state(policy, name) for name in policy.deterministic()},
         "formats": {name: _format(name, own) for name, own in parities.items()},
         "seed": "one for each row where draws are to be independent; rows of one seed share their noise",
-        "fingerprint": fingerprint(source),
+        "fingerprint": fingerprint(policy.directory),
         "agent": facts.get("agent"),
         "training_seed": facts.get("seed"),
         "step": facts.get("step"),

@@ -1,8 +1,6 @@
 """One experiment as gin files describe it: a dataset, an agent, an environment."""
 
-import ast
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from brac_plus_tf.data.loading import load_dataset
 from brac_plus_tf.data.sources import dataset_task, source_label
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.runs import configuration, trainer
+from brac_plus_tf.runs.facts import recorded_data
 from brac_plus_tf.runs.session import RunSettings, Session, problem_of
 
 
@@ -78,10 +77,8 @@ def run_data(run: Path) -> OfflineDataset:
       UserError: if it has learned from none, or they cannot be read.
     """
     try:
-        text = (run / "operative_config.gin").read_text()
-        found = re.search(rf"^{Experiment.__name__}\.dataset = \\?\s*(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)
-        names = sources_of(ast.literal_eval(found[1])) if found else ()
-    except (OSError, ValueError, SyntaxError) as error:
+        names = sources_of(recorded_data((run / "operative_config.gin").read_text()))
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
         raise UserError(f"{run}: its configuration does not name its data ({error})") from error
     if not names:
         raise UserError(f"{run}: it has not learned from recorded data")

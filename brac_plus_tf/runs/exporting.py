@@ -1,7 +1,5 @@
 """A finished run's policy put where it is deployed, in the formats that are asked for, each compared with it before."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.exports.formats import FORMATS
 from brac_plus_tf.exports.parity import Parity, Reference
-from brac_plus_tf.policies.saved_policy import LoadedPolicy, place_directory, refuse_existing
+from brac_plus_tf.policies.saved_policy import LoadedPolicy, placed_directory, refuse_existing
 from brac_plus_tf.runs.contract import write_contract
 from brac_plus_tf.runs.experiment import run_data
 from brac_plus_tf.runs.facts import read_facts
@@ -34,29 +32,24 @@ def export(
         exists or cannot be written.
     """
     read_facts(run_dir)
-    source = source or saved_model(run_dir)
-    policy = LoadedPolicy(source)
+    policy = LoadedPolicy(source or saved_model(run_dir))
     refuse_existing(output)
     for name in formats:
         FORMATS[name].check_installed()
     observation, rows = _observations(run_dir, policy)
-    reference = Reference(policy, observation, policy.scaling.action_half_range)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    reference = Reference(policy, observation)
     lines, parities = [f"compared on {rows}"], dict[str, Mapping[str, Parity]]()
     try:
-        temporary.mkdir(parents=True)
-        for name in formats:
-            folder = temporary / FORMATS[name].folder
-            folder.mkdir(exist_ok=True)
-            FORMATS[name].write(source, policy, folder)
-            parities[name] = reference.compare(name, folder)
-            lines += [f"  {name}, {way}: {_told(parity)}" for way, parity in parities[name].items()]
-        write_contract(temporary, source, run_dir, policy, parities)
-        place_directory(temporary, output)
+        with placed_directory(output) as temporary:
+            for name in formats:
+                folder = temporary / FORMATS[name].folder
+                folder.mkdir(parents=True, exist_ok=True)
+                FORMATS[name].write(policy, folder)
+                parities[name] = reference.compare(name, folder)
+                lines += [f"  {name}, {way}: {_told(parity)}" for way, parity in parities[name].items()]
+            write_contract(temporary, run_dir, policy, parities)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return lines
 
 

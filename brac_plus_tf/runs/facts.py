@@ -1,5 +1,6 @@
 """What a run says of itself for later readers: run.json, and the settings that make two runs the same."""
 
+import ast
 import json
 import os
 import platform
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from brac_plus_tf import __version__
 from brac_plus_tf.core.errors import UserError
@@ -63,5 +65,25 @@ def _git_commit() -> str | None:
 
 def settings(config: str) -> list[str]:
     """A gin configuration's bindings, one per line, without the dataset's path: its contents are what counts."""
+    return [line for line in _bindings(config) if not line.startswith(_DATA)]
+
+
+def recorded_data(config: str) -> Any:
+    """The literal that a gin configuration's `Experiment.dataset` is, () for none; nothing else of it is evaluated.
+
+    Raises:
+      ValueError, SyntaxError: if it is no literal.
+    """
+    for line in _bindings(config):
+        if line.startswith(_DATA):
+            return ast.literal_eval(line.partition("=")[2].strip())
+    return ()
+
+
+_DATA = "Experiment.dataset "
+
+
+def _bindings(config: str) -> list[str]:
+    """One per line, those that go over several lines joined."""
     lines = re.sub(r"\s*\\?\n[ \t]+", " ", config).splitlines()
-    return [line for line in lines if line.strip() and not line.startswith(("#", "Experiment.dataset "))]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
