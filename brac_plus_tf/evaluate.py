@@ -1,6 +1,6 @@
 """Evaluates a finished run's exported policy: prints a table and writes JSON into the run directory.
 
-python -m brac_plus_tf.evaluate --run_dir=runs/hopper-medium-replay-v0/brac_plus/0
+python -m brac_plus_tf.evaluate --run_dir=runs/hopper-medium-replay-v0/brac_plus/0 --video=first_episode.mp4
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,21 @@ from brac_plus_tf import command_line
 def main(argv: Sequence[str]) -> None:
     """The command."""
     from brac_plus_tf.core.files import write_json
+    from brac_plus_tf.environments.filming import Video
     from brac_plus_tf.runs.finished import evaluate
 
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
     task = command_line.named_task()
-    content = evaluate(values.run_dir, task, values.episodes, values.action, values.seed, values.backend)
+    video = Video(values.video, command_line.flag_value("import")) if values.video else None
+    evaluation = evaluate(values.run_dir, task, values.episodes, values.action, values.seed, values.backend)
+    content = evaluation.content
     print(format_report(content))
     path = values.run_dir / f"evaluation-{content['action']}-{content['seed']}.json"
     write_json(path, content)
+    if video:
+        video.film(evaluation.task, str(content["backend"]), evaluation.first)
+        print(f"video: {video.path}")
     print(f"results: {path}")
 
 
@@ -42,6 +48,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("action", None, f"{actions}. Without it what the run itself was evaluated by.")
     seeds = "Seed of the episodes' starts and, for 'sample', of the draws. Without it the run's own."
     flags.DEFINE_integer("seed", None, seeds, lower_bound=0)
+    command_line.define_path("video", None, "MP4 file for the first of the episodes; needs the extra 'video'.")
     command_line.define_simulator_flags("Environment, instead of the run's own.")
     command_line.define_task_flags()
     command_line.run_command(main)

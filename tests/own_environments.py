@@ -1,5 +1,7 @@
 """What somebody may bring along: environments of a few lines of Python, registered when this module is imported."""
 
+import os
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
@@ -78,3 +80,32 @@ def make_nothing():
 
 def make_failing():
     raise RuntimeError("no licence")
+
+
+class Filmed(Track):
+    """Can be drawn: 32 x 48 pictures, black at the start of an episode and 20 levels lighter at each step."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((32, 48, 3), 20 * int(self.state[2]), np.uint8)
+
+
+class Restless(Filmed):
+    """Rewards depend on the process that it lives in."""
+
+    def step(self, action):
+        observation, reward, *others = super().step(action)
+        return observation, reward + os.getpid(), *others
+
+
+gymnasium.register("Filmed-v0", Filmed, max_episode_steps=12)
+gymnasium.register("Restless-v0", Restless, max_episode_steps=12)
+
+
+def make_filmed():
+    """A factory that can be told nothing: what it makes is not drawn unless it says so itself."""
+    return Filmed("rgb_array")

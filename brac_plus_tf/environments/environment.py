@@ -46,13 +46,14 @@ class Environment(Protocol):
 
 
 @gin.register
-def make_environment(task: Task, backend: str = "auto") -> Environment:
+def make_environment(task: Task, backend: str = "auto", render_mode: str | None = None) -> Environment:
     """Builds the environment of a task.
 
     Args:
       task: from `tasks.find_task`.
       backend: 'gymnasium', 'd4rl' (genuine D4RL), or 'auto': for a D4RL task genuine D4RL where it is installed and
         works, else its equivalent on gymnasium; for a plain task always gymnasium.
+      render_mode: gymnasium's, of environments that are to be drawn; see `filming`.
 
     Raises:
       UserError: if the backend is unknown, cannot run the task, or needs a package that is not installed.
@@ -68,14 +69,14 @@ def make_environment(task: Task, backend: str = "auto") -> Environment:
             return make_d4rl_environment(task.name, task.horizon)
         except UserError as error:
             logging.info("%s runs on gymnasium: %s", task.name, error)
-    return _make_gymnasium_environment(task)
+    return _make_gymnasium_environment(task, render_mode)
 
 
-def _make_gymnasium_environment(task: Task) -> Environment:
+def _make_gymnasium_environment(task: Task, render_mode: str | None) -> Environment:
     if task.name in TASKS:
         with registry.without_renderer():
             import_extra("mujoco", "mujoco")
-    environment = registry.make(task.environment_id, task.horizon)
+    environment = registry.make(task.environment_id, task.horizon, render_mode)
     from brac_plus_tf.environments.equivalents import as_d4rl  # these import gymnasium, which is known to be there now
     from brac_plus_tf.environments.wrappers import TaskEnvironment
 

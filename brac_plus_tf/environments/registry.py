@@ -28,7 +28,7 @@ def known_names() -> list[str]:
     return list(_gymnasium().registry)
 
 
-def make(name: str, horizon: int | None) -> Any:
+def make(name: str, horizon: int | None, render_mode: str | None = None) -> Any:
     """The environment of that name, cut off after `horizon` steps; None: where its own specification says.
 
     Raises:
@@ -39,10 +39,16 @@ def make(name: str, horizon: int | None) -> Any:
         with without_renderer(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium urges to use -v5, whose rewards and physics are others
             if factory is None:
-                return gymnasium.make(name, max_episode_steps=horizon, disable_env_checker=True)
+                drawn = {} if render_mode is None else {"render_mode": render_mode}
+                return gymnasium.make(name, max_episode_steps=horizon, disable_env_checker=True, **drawn)
             environment = factory()
             if not isinstance(environment, gymnasium.Env):
                 raise UserError(f"{name}: gives {type(environment).__name__}, which is no gymnasium.Env")
+            if render_mode not in (None, environment.render_mode):
+                raise UserError(
+                    f"{name}: gives an environment whose render_mode is {environment.render_mode!r}; it has "
+                    f"to make one of {render_mode!r}"
+                )
             return environment if horizon is None else gymnasium.wrappers.TimeLimit(environment, horizon)
     except UserError:
         raise

@@ -12,7 +12,7 @@ from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.policies.acting import ArrayState, WayToAct
-from brac_plus_tf.policies.rollouts import THREADS, Simulators
+from brac_plus_tf.policies.rollouts import THREADS, Round, Simulators
 
 _WIDTH = 100  # environments stepped side by side; beyond this the policy's cost per step no longer falls
 
@@ -50,18 +50,33 @@ def report(episodes: Episodes, task: Task, backend: str, action: str) -> dict[st
     return content
 
 
+def starting_seed(seed: int, episode: int) -> int:
+    """What an evaluation of that seed resets the environment of one of its episodes with."""
+    return initializer_seed(seed, f"episode {episode}")
+
+
 class Evaluator:
     """Runs episodes; keeps its environments between calls. Equal seeds give equal episodes."""
 
     def __init__(self, make: Callable[[], Any], horizon: int) -> None:
         self._simulators, self._horizon = Simulators(make, horizon, THREADS), horizon
 
-    def run(self, way: WayToAct, episodes: int, seed: int, progress: bool = False, gamma: float = 1.0) -> Episodes:
+    def run(
+        self,
+        way: WayToAct,
+        episodes: int,
+        seed: int,
+        progress: bool = False,
+        gamma: float = 1.0,
+        watch: Callable[[Round], object] = lambda played: None,
+    ) -> Episodes:
         """Plays episodes 0, 1, .. by one way to act. Returns are discounted by gamma, which as a rule does nothing.
 
         Episode i starts from a seed derived from (seed, i), and the draw of its step number t is from a seed of
         (seed, i, t): neither their number nor which simulator plays it matters, but for rounding.
 
+        Args:
+          watch: is shown each round of steps.
         Raises:
           UserError: if rewards are not finite.
         """
@@ -73,10 +88,11 @@ class Evaluator:
             return way.act(observation, state, (first + episode * self._horizon + step) % 2**31)
 
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-        seeds = [initializer_seed(seed, f"episode {episode}") for episode in range(episodes)]
+        seeds = [starting_seed(seed, episode) for episode in range(episodes)]
         shown = Progress("evaluation", episodes, "episodes") if progress else contextlib.nullcontext()
         with shown as bar:
             for played in self._simulators.play(act, way.initial_state, seeds, _WIDTH, steady=True):
+                watch(played)
                 returns[played.episode] += gamma ** lengths[played.episode] * played.reward
                 lengths[played.episode] += 1
                 if bar is not None and (ended := int(np.sum(played.terminal | played.timeout))):
