@@ -18,7 +18,7 @@ from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Metrics, Transition, check_shapes
 from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.models.networks import CriticNetwork
+from brac_plus_tf.models.networks import CriticNetwork, Function
 from brac_plus_tf.models.optimization import gradient_step, soft_update
 
 # (numbers of transitions [B], next observations [B, O], seed [2]) -> next actions [B, A], all in network units
@@ -32,6 +32,7 @@ class FittedQ(HyperParameters):
 
     members: each sees the episodes of its own bootstrap sample. weight_decay: AdamW's. tau: share of Q that its target
     takes over per step. looks: how often on the way the value is looked at; its drift is between the last two tenths.
+    activation: of Q's hidden layers.
     """
 
     steps: int = 100_000
@@ -43,6 +44,7 @@ class FittedQ(HyperParameters):
     gamma: float = 0.99
     members: int = 4
     looks: int = 50
+    activation: Function = tf.nn.relu
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +130,8 @@ class FittedQLearner:
         """Args: first_action: (observation [S, O], seed) -> actions [S, A] at the starts of episodes."""
         self._name, self._settings, self._next_action, self._first_action = name, settings, next_action, first_action
         self._q, self._target = (
-            CriticNetwork(settings.hidden_sizes, settings.members, dataset.dimensions, seed, name) for _ in range(2)
+            CriticNetwork(settings.hidden_sizes, settings.members, dataset.dimensions, seed, name, settings.activation)
+            for _ in range(2)
         )
         self._optimizer = tf.keras.optimizers.AdamW(settings.learning_rate, weight_decay=settings.weight_decay)
         self._optimizer.build(self._q.trainable_variables)
