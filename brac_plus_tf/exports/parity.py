@@ -1,9 +1,10 @@
 """Whether an export answers as the policy does that it was made of: in its own runtime, on rows of the data."""
 
+import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +15,18 @@ from brac_plus_tf.core.randomness import initializer_seed
 from brac_plus_tf.exports import client
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 
+Inputs = Mapping[str, client.Arrays]  # way to act -> what it is given, as `client.play` takes it
+
 LIMIT = 1e-5  # of a difference, in halves of the action's range
 _STEPS, _EPISODES = 3, 50  # that a policy with a state is played for; it may be a planner, and slow
 _UNSURE = 2.0**-20  # relative change of an observation, some eight times what float32 rounds away
+_CHANGES = 64  # of the observation, that a row gets on which the two differ
 
 
 class Parity(NamedTuple):
-    """rows: that were compared. undecided: of these, such as the policy itself answers otherwise once an observation is
-    rounded otherwise, where two candidates are equally good; they do not count. difference: the largest, in halves of
-    the action's range.
+    """rows: that were compared. undecided: of these, such as differ, but where one of the two gives the other's answer
+    once the observation is rounded otherwise: two candidates are equally good there. They do not count. difference: the
+    largest, in halves of the action's range.
     """
 
     rows: int
@@ -37,18 +41,11 @@ class Reference:
         """Args: observation: [N, O], raw."""
         self._half_range = policy.scaling.action_half_range
         generator = np.random.default_rng(initializer_seed(0, "noise of a comparison"))
-        self._inputs, self._answers, self._sure = {}, {}, {}
+        self._plays, self._inputs, self._answers = {}, dict[str, client.Arrays](), {}
         for name, signature in policy.deterministic().items():
-            answer = client.tensorflow_answer(signature)
-            inputs = _inputs(policy, name, signature, observation, generator)
-            own = client.play(answer, inputs)["action"]
-            self._inputs[name], self._answers[name] = inputs, own
-            self._sure[name] = np.full(len(inputs["observation"][0]), True)
-            for pair in _nearby(inputs["observation"], generator):
-                one, other = (client.play(answer, inputs | {"observation": near})["action"] for near in pair)
-                # what is smooth moves by as much to both sides, however steep it is; a jump of either size does not
-                bent = self._differences(0.5 * one.astype(np.float64) + 0.5 * other, own) <= 0.25 * LIMIT
-                self._sure[name] &= bent & (self._differences(one, own) <= 10.0 * LIMIT)
+            self._plays[name] = functools.partial(client.play, client.tensorflow_answer(signature))
+            self._inputs[name] = _inputs(policy, name, signature, observation, generator)
+            self._answers[name] = self._plays[name](self._inputs[name])["action"]
 
     def _differences(self, actions: np.ndarray, others: np.ndarray) -> np.ndarray:
         """[T, N, A] -> [N], the largest of each row."""
@@ -60,33 +57,59 @@ class Reference:
         Raises:
           UserError: if the export cannot be loaded there, or answers otherwise by more than `LIMIT`.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
-            arrays = {f"{way}/{name}": values for way, own in self._inputs.items() for name, values in own.items()}
-            np.savez(given, **arrays)  # type: ignore[arg-type]
-            command = [sys.executable, "-I", str(client.__file__), runtime, str(directory), str(given), str(found)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-                raise UserError(f"{runtime}: the export cannot be used by its own runtime ({said[-1][:300]})")
-            answers = dict(np.load(found))
-        parities = {name: self._parity(name, answers[f"{name}/action"]) for name in self._inputs}
-        for name, parity in parities.items():
+        answers = _answers(runtime, directory, self._inputs)
+        parities = {}
+        for name in self._inputs:
+            parity = self._parity(name, answers[name], lambda given: _answers(runtime, directory, given))
             if not parity.difference <= LIMIT:
                 raise UserError(
                     f"{runtime}: the way to act {name!r} answers otherwise than the policy, by {parity.difference:.2g} "
                     f"of half the action's range where {LIMIT:g} is allowed"
                 )
+            parities[name] = parity
         return parities
 
-    def _parity(self, name: str, action: np.ndarray) -> Parity:
-        sure, own = self._sure[name], self._answers[name]
-        if sure.mean() < 0.5:
-            raise UserError(
-                f"the way to act {name!r} cannot be compared: {(~sure).sum()} of {len(sure)} rows undecided"
-            )
-        differences = self._differences(own, action)[sure]
-        return Parity(len(sure), int((~sure).sum()), float(differences.max(initial=0.0)))
+    def _parity(self, name: str, action: np.ndarray, again: Callable[[Inputs], client.Arrays]) -> Parity:
+        """Of answers [T, N, A] to its inputs, by what answers others."""
+        differences = self._differences(self._answers[name], action)
+        differing = np.flatnonzero(~(differences <= LIMIT))
+        undecided = np.array([], np.int64)
+        if 0 < len(differing) <= 0.5 * len(differences):  # beyond that it is another policy
+            undecided = differing[self._undecided(name, differing, action[:, differing], again)]
+            differences[undecided] = 0.0
+        return Parity(len(differences), len(undecided), float(differences.max()))
+
+    def _undecided(
+        self, name: str, rows: np.ndarray, action: np.ndarray, again: Callable[[Inputs], client.Arrays]
+    ) -> np.ndarray:
+        """Whether one of the two answers as the other does, at one of several observations next to a row's: [n]."""
+        generator = np.random.default_rng(initializer_seed(0, "observations rounded otherwise"))
+        many = np.repeat(rows, _CHANGES)
+        # steps come first of what is observed, and episodes of all else
+        near = {
+            key: np.take(values, many, axis=int(key == "observation")) for key, values in self._inputs[name].items()
+        }
+        change = 1.0 + _UNSURE * generator.choice([-1.0, 0.0, 1.0], size=near["observation"].shape)
+        near["observation"] = (near["observation"] * change).astype(np.float32)
+        policy, export = self._plays[name](near)["action"], again({name: near})[name]
+        as_export = self._differences(policy, np.repeat(action, _CHANGES, axis=1))
+        as_policy = self._differences(export, self._answers[name][:, many])
+        return np.asarray((np.minimum(as_export, as_policy) <= LIMIT).reshape(len(rows), _CHANGES).any(axis=1))
+
+
+def _answers(runtime: str, directory: Path, inputs: Inputs) -> client.Arrays:
+    """Actions [T, N, A] of an export's ways to act. Raises UserError if it cannot be used in its own runtime."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
+        arrays = {f"{way}/{name}": values for way, own in inputs.items() for name, values in own.items()}
+        np.savez(given, **arrays)  # type: ignore[arg-type]
+        command = [sys.executable, "-I", str(client.__file__), runtime, str(directory), str(given), str(found)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+            raise UserError(f"{runtime}: the export cannot be used by its own runtime ({said[-1][:300]})")
+        answers = np.load(found)
+        return {way: answers[f"{way}/action"] for way in inputs}
 
 
 def _inputs(
@@ -100,10 +123,3 @@ def _inputs(
     if "noise" in specs:
         inputs["noise"] = generator.normal(size=(len(observation), specs["noise"].shape[1])).astype(np.float32)
     return inputs
-
-
-def _nearby(observation: np.ndarray, generator: np.random.Generator) -> Iterator[list[np.ndarray]]:
-    """Twice both ways: where two candidates are as good as equal, one of the two ways changes which is the better."""
-    for _ in range(2):
-        change = _UNSURE * generator.choice([-1.0, 1.0], size=observation.shape)
-        yield [(observation * (1.0 + sign * change)).astype(np.float32) for sign in (1.0, -1.0)]
