@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
-
-_LARGEST = np.finfo(np.float32).max
 
 
 def portable_ways(policy: LoadedPolicy) -> dict[str, Any]:
@@ -19,20 +16,21 @@ def portable_ways(policy: LoadedPolicy) -> dict[str, Any]:
 def _guarded(signature: Any) -> Any:
     """The signature, but that a row which is not finite is answered by NaN: other runtimes know no error from within.
 
-    A comparison is what no optimiser takes away, as it would 0 times an observation. Each entry is also gathered by its
-    number, and what was gathered set against what was given: LiteRT would broadcast one column over all, and now fails
-    at the gathering where there are too few, at the comparison where there are too many.
+    Each entry is gathered by its number, and what was gathered taken from what was given: that is 0, or NaN where it is
+    not finite, and no optimiser knows so beforehand, as it would of 0 times an observation. LiteRT would broadcast one
+    column over all, and now fails at the gathering where there are too few, at the difference where there are too many.
     """
     specs: Mapping[str, tf.TensorSpec] = signature.structured_input_signature[1]
+    checked = [name for name in ("observation", "noise") if name in specs]
 
     def act(**given: tf.Tensor) -> dict[str, tf.Tensor]:
-        finite, gathered = tf.constant([[True]]), dict(given)
-        for name in ("observation", *(["noise"] if "noise" in given else [])):
+        gathered = dict(given)
+        for name in checked:
             gathered[name] = tf.gather(given[name], list(range(specs[name].shape[1])), axis=1)
-            largest = tf.maximum(tf.abs(given[name]), tf.abs(gathered[name]))
-            finite = tf.logical_and(finite, tf.reduce_all(largest <= _LARGEST, axis=1, keepdims=True))
         outputs = dict(signature(**gathered))
-        return outputs | {"action": tf.where(finite, outputs["action"], tf.constant(np.nan, tf.float32))}
+        for name in checked:
+            outputs["action"] += tf.reduce_sum(given[name] - gathered[name], axis=1, keepdims=True)
+        return outputs
 
     inputs = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in sorted(specs.items())}
     return tf.function(act, autograph=False).get_concrete_function(**inputs)
