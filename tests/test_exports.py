@@ -232,12 +232,14 @@ def test_an_edge_in_a_later_step_of_an_episode_is_found(tmp_path):
 
 
 def test_what_is_steep_is_no_edge(tmp_path):
-    """tanh(20 o) moves by as much as the limit where an observation is rounded otherwise, and not by 30 times that."""
-    steep = OneWay(lambda observation: tf.tanh(20.0 * observation[:, :2]))
-    reference = Reference(saved(tmp_path, steep), observations(3))
-    wrong = reference._answers["plan"].copy()
-    wrong[0, 11] += 3e-4 * HALF_RANGE
-    assert parity(reference, wrong) == (40, 0, pytest.approx(3e-4, rel=0.01))
+    """tanh(20 o) at an observation that is changed by a thousandth is not what rounding explains."""
+    reference = Reference(saved(tmp_path, OneWay(lambda rows: tf.tanh(20.0 * rows[:, :2]))), observations(3))
+    (observation,) = (given.copy() for given in reference._inputs["plan"].values())
+    row = int(np.abs(observation[0] - [-1.0, 1.0, 3.0])[:, :2].max(axis=1).argmin())  # where it is the steepest
+    observation[0, row] *= 1.0 + 2.0**-10
+    wrong = reference._plays["plan"]({"observation": observation})["action"]
+    found = parity(reference, wrong)
+    assert found.undecided == 0 and found.difference > 1e-3
 
 
 def test_a_policy_that_answers_otherwise_in_most_rows_is_another(tmp_path):
