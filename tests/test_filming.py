@@ -101,7 +101,7 @@ def test_evaluate_films_the_first_of_its_episodes(tmp_path):
     if done.returncode:
         assert "No renderer works here" in stderr and len(stderr.strip().splitlines()) == 1, stderr
         return
-    assert f"video: {tmp_path}/film.mp4" in stdout
+    assert f"video: {tmp_path}/film.mp4" in stdout and f"video: {length + 1} frames in" in stderr + stdout
     frames, _ = pictures(tmp_path / "film.mp4")
     assert frames.shape == (length + 1, 480, 480, 3) and os.environ.get("MUJOCO_GL") == before
     assert frames.std(axis=(1, 2)).min() > 10.0  # there is something to be seen

@@ -17,11 +17,13 @@ import numpy as np
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import written_atomically
+from brac_plus_tf.core.progress import Progress
 from brac_plus_tf.environments.environment import make_environment
 from brac_plus_tf.environments.tasks import Task, recorded_task
 
 RENDERERS = ("egl", "osmesa")  # in the order in which they are tried: with a GPU, without
 _PROBE = "import mujoco; mujoco.GLContext(64, 64).make_current()"
+_FRAME = "frame\n"  # what the process that draws says of each; at its end it says the return
 _NEAR = 1e-6  # relative difference of two returns that are the same but for the order of their sums
 
 
@@ -66,13 +68,23 @@ def _film(task: Task, played: Played, path: Path, modules: Sequence[str]) -> Non
         np.save(Path(folder) / "actions.npy", played.actions)
         job = {"seed": played.seed, "task": task.facts(), "folder": folder, "video": str(temporary)}
         job |= {"modules": list(modules)}
-        done = _python("-m", __spec__.name, json.dumps(job), renderer=renderer)
-        if done.returncode:
-            reason = _last_line(done.stderr)
+        said, fault, command = "", Path(folder) / "stderr", [sys.executable, "-m", __spec__.name, json.dumps(job)]
+        with (
+            fault.open("w") as stderr,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=_environment(renderer)
+            ) as process,
+            Progress("video", len(played.actions) + 1, "frames") as bar,
+        ):
+            assert process.stdout is not None
+            for said in process.stdout:
+                bar.advance(said == _FRAME)
+        if process.returncode:
+            reason = _last_line(fault.read_text())
             if renderer == "disabled":
                 reason += f". No renderer works here: {'; '.join(reasons)}"
             raise UserError(f"{task.name}: cannot be filmed ({reason})")
-        total = json.loads(done.stdout.splitlines()[-1])
+        total = float(said)
         if abs(total - played.total) > _NEAR * max(1.0, abs(played.total)):
             raise UserError(
                 f"{task.name}: played again from the same seed by the same actions the episode returned {total:.6g} "
@@ -86,21 +98,19 @@ def _working_renderer() -> tuple[str, list[str]]:
     """
     reasons: list[str] = []
     for renderer in RENDERERS:
-        done = _python("-c", _PROBE, renderer=renderer)
+        command = [sys.executable, "-c", _PROBE]
+        done = subprocess.run(command, capture_output=True, text=True, env=_environment(renderer))
         if not done.returncode:
             return renderer, reasons
         reasons.append(f"{renderer}: {_last_line(done.stderr)}")
     return "disabled", reasons
 
 
-def _python(*arguments: str, renderer: str) -> subprocess.CompletedProcess[str]:
-    """Python with this one's modules, in which MuJoCo is told the renderer before it is imported."""
-    own = {"MUJOCO_GL": renderer, "PYOPENGL_PLATFORM": renderer, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    own |= {"SDL_VIDEODRIVER": "dummy"}  # what draws by pygame needs no screen
-    environment = {**os.environ, **own}
-    if renderer == "disabled":
-        del environment["PYOPENGL_PLATFORM"]
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+def _environment(renderer: str) -> dict[str, str]:
+    """Of a process with this one's modules, in which MuJoCo is told the renderer before it is imported."""
+    path = os.pathsep.join(filter(None, sys.path))
+    own = {"MUJOCO_GL": renderer, "PYTHONPATH": path, "SDL_VIDEODRIVER": "dummy"}  # pygame draws without a screen, too
+    return {**os.environ, **own, **({} if renderer == "disabled" else {"PYOPENGL_PLATFORM": renderer})}
 
 
 def _last_line(text: str) -> str:
@@ -147,6 +157,7 @@ class _Writer:
             )
             self._writer.send(None)
         self._writer.send(picture)
+        print(_FRAME, end="", flush=True)
 
     def close(self) -> None:
         self._writer.close()
