@@ -70,7 +70,7 @@ GOOD = {
     "drift": 0.1,
     "clone": Interval(1.0, 0.5),
     "data": Interval(1.2, 0.1),
-    "episodes": 50,
+    "returns": np.linspace(0.0, 2.4, 50),
     "limits": (0.0, 10.0),
 }
 
@@ -79,6 +79,8 @@ GOOD = {
     ("change", "verdict"),
     [
         ({}, "better than the data"),
+        ({"policy": Interval(5.0, 1.19)}, "better than the data"),
+        ({"policy": Interval(5.0, 0.59), "returns": np.full(50, 1.2)}, "better than the data"),
         ({"policy": Interval(0.3, 0.5)}, "worse than the data"),
         ({"policy": Interval(1.5, 0.5)}, "not told apart from the data"),
     ],
@@ -95,7 +97,9 @@ def test_verdicts_that_may_be_believed(change, verdict):
             r"a cloned policy is estimated at 2 \+- 0\.5 where the data earned 1\.2 \+- 0\.1",
         ),
         ({"drift": -0.6}, "still drifts: by -0.6"),
-        ({"episodes": 9}, "9 episodes begin in the data, fewer than 10"),
+        ({"policy": Interval(5.0, 1.25)}, "the interval is 2.5 wide, wider than all that the data tell of, 2.4"),
+        ({"policy": Interval(5.0, 0.7), "returns": np.full(50, 1.2)}, "1.4 wide, wider than .*, 1.2"),
+        ({"returns": np.linspace(0.0, 2.4, 9)}, "9 episodes begin in the data, fewer than 10"),
         ({"limits": (0.0, 4.0)}, "leaves what rewards can sum to, 0 to 4"),
         ({"limits": (6.0, 9.0)}, "leaves what rewards can sum to, 6 to 9"),
     ],

@@ -190,11 +190,11 @@ def _conclusion(
     clone, clone_drift = _value(directory, CLONE)
     policy, drift = _value(directory, POLICY) if evaluation.policy_value else (clone, clone_drift)
     learner = evaluation.policy_value or evaluation.clone_value
-    data = of_sample(discounted_returns(dataset, gamma, _tail(evaluation, dataset)))
+    returns = discounted_returns(dataset, gamma, _tail(evaluation, dataset))
+    data = of_sample(returns)
     units = learner.units
     limits = tuple(float(learner.in_units(np.float64(limit))) for limit in (units.low, units.high))
-    episodes = len(learner.starts.row)
-    judgement = judge(policy, drift, clone, data, episodes, (limits[0], limits[1]))
+    judgement = judge(policy, drift, clone, data, returns, (limits[0], limits[1]))
     if opinion and contradicts(policy, clone, opinion.difference):
         text = f"the model sees the policy {'below' if opinion.difference.mean < 0 else 'above'} the cloned one"
         judgement = Judgement(False, (*judgement.why, text), UNRELIABLE)
@@ -204,7 +204,7 @@ def _conclusion(
         "drift": drift,
         "clone": clone._asdict(),
         "data": data._asdict(),
-        "episodes": episodes,
+        "episodes": len(returns),
         "model": opinion.to_json() if opinion else None,
         **judgement._asdict(),
     }

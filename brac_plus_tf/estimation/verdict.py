@@ -77,20 +77,26 @@ def judge(
     drift: float,
     clone: Interval,
     data: Interval,
-    episodes: int,
+    returns: np.ndarray,
     limits: tuple[float, float],
 ) -> Judgement:
     """The calibration gate, and the comparison with the data.
 
     Args:
       policy, clone: values of the policy and of a cloned one; data: of what was recorded. drift: how far the policy's
-      estimate has moved in the last tenth of the steps. episodes: that begin in the data. limits: of any value.
+      estimate has moved in the last tenth of the steps. returns: discounted, of the episodes that begin in the data.
+    limits: of any value.
     """
     why = []
-    if episodes < _FEWEST_EPISODES:
-        why.append(f"{episodes} episodes begin in the data, fewer than {_FEWEST_EPISODES}")
+    if len(returns) < _FEWEST_EPISODES:
+        why.append(f"{len(returns)} episodes begin in the data, fewer than {_FEWEST_EPISODES}")
     if not clone.overlaps(data):
         why.append(f"a cloned policy is estimated at {clone} where the data earned {data}")
+    # where all episodes earn the same, the size of what they earn is what there is to measure by
+    if 2.0 * policy.half_width > (scale := max(float(np.ptp(returns)), abs(data.mean))):
+        why.append(
+            f"the interval is {2.0 * policy.half_width:.3g} wide, wider than all that the data tell of, {scale:.3g}"
+        )
     if abs(drift) > max(policy.half_width, 1e-9):
         why.append(f"the estimate still drifts: by {drift:+.3g} in the last tenth of the steps")
     if not limits[0] <= policy.mean <= limits[1]:
