@@ -11,8 +11,6 @@ from setuptools import find_packages, setup
 MUJOCO = ["gymnasium[mujoco]>=1.2,<1.3", "mujoco>=3.1.6,<3.2"]
 ADROIT = [*MUJOCO, "gymnasium-robotics==1.4.2"]
 PLOT = ["matplotlib>=3.8,<4"]
-# rliable's arch does not load beside pandas 3
-COMPARE = [*PLOT, "rliable>=1.2,<1.3", "arch>=7,<8", "pandas<3"]
 MINARI = ["minari>=0.5,<0.6"]
 ONNX = ["tf2onnx>=1.17,<1.18", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
 LITERT = ["ai-edge-litert>=2.1,<3"]
@@ -55,7 +53,10 @@ setup(
             "mypy>=1.11,<3",
             "setuptools>=77",
             *ADROIT,
-            *COMPARE,
+            *PLOT,
+            "rliable>=1.2,<1.3",  # what our statistics are compared with
+            "arch>=7,<8",  # rliable's, which does not load beside pandas 3
+            "pandas<3",
             *MINARI,
             *ONNX,
             *LITERT,
@@ -64,7 +65,7 @@ setup(
         "mujoco": MUJOCO,
         "adroit": ADROIT,
         "plot": PLOT,
-        "compare": COMPARE,
+        "compare": PLOT,
         # genuine D4RL's own dependencies; scripts/setup_d4rl.sh adds d4rl and mujoco_py, which pip cannot resolve
         "d4rl": [
             "gym==0.23.1",

@@ -9,7 +9,6 @@ import pytest
 from brac_plus_tf.comparison.curves import draw_curves
 from brac_plus_tf.comparison.report import write_comparison
 from brac_plus_tf.comparison.results import Cell, collect, published_score
-from brac_plus_tf.comparison.statistics import interquartile_mean, interval
 from brac_plus_tf.core.errors import UserError
 
 SCORES = {  # (agent, dataset) -> scores of seeds 0, 1, 2
@@ -79,18 +78,6 @@ def test_speeds_are_medians_of_the_calls(cells, tmp_path):
     rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
     # 2, 50 and 40 steps/s: the call that compiled does not count for more than one
     assert rows[-1] == ("halfcheetah-medium-replay", ["main 40", "main 40"])
-
-
-def test_interquartile_mean_drops_a_quarter_at_either_end():
-    # of the sorted 1 2 3 4 | 10 20 30 400 the middle four are 3 4 10 20
-    assert interquartile_mean(np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 400.0]])) == pytest.approx(9.25)
-
-
-def test_interval_resamples_within_tasks():
-    # each task's runs agree: resampling within tasks changes nothing, mixing tasks would
-    assert interval(np.array([[1.0, 9.0], [1.0, 9.0]]), np.mean) == (5.0, 5.0)
-    # two runs of one task: 1/4 of the resamples have either end's mean
-    assert interval(np.array([[2.0], [6.0]]), np.mean) == (2.0, 6.0)
 
 
 def test_iqm_row_is_over_tasks_and_seeds(cells, tmp_path):

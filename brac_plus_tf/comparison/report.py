@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brac_plus_tf.comparison.results import Result
-from brac_plus_tf.comparison.statistics import rliable
 from brac_plus_tf.comparison.tables import markdown, scores_csv
 from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_atomically, write_figure
 
 
 def require_libraries() -> None:
-    """Raises UserError if what draws or computes the statistics is not installed."""
-    rliable("library")
+    """Raises UserError if what draws is not installed."""
     import_extra("matplotlib.figure", "compare")
 
 

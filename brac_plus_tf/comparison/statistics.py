@@ -1,41 +1,69 @@
-"""Scores over runs: their mean, interquartile mean and bootstrap intervals, by rliable."""
+"""Scores over runs of several tasks: aggregates, their bootstrap intervals, profiles, and one agent against another.
 
-import warnings
-from collections.abc import Callable
-from typing import Any
+Reference: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice"; the tests
+compare with the authors' library. Scores are given as a sequence of tasks, each an array of its runs, whose numbers may
+differ.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from brac_plus_tf.core.extras import import_extra
+from brac_plus_tf.core.randomness import initializer_seed
 
-Aggregate = Callable[[np.ndarray], float]  # of scores [seeds, tasks]
+Scores = Sequence[np.ndarray]  # of each task: scores of its runs [n]
+Aggregate = Callable[[Scores], float]
 _RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval are then good to about a twentieth of its width
 
 
-def mean(scores: np.ndarray) -> float:
-    """Of all scores."""
-    return float(np.mean(scores))
+def mean(scores: Scores) -> float:
+    """Mean over tasks of the mean of each."""
+    return float(np.mean([np.mean(task) for task in scores]))
 
 
-def rliable(module: str) -> Any:
-    """One of rliable's modules. Raises MissingPackageError if it is not installed."""
-    return import_extra(f"rliable.{module}", "compare")
+def median(scores: Scores) -> float:
+    """Median over tasks of the mean of each."""
+    return float(np.median([np.mean(task) for task in scores]))
 
 
-def interval(scores: np.ndarray, aggregate: Aggregate) -> tuple[float, float]:
-    """95 % bootstrap interval of `aggregate` over runs, stratified by task. scores: [seeds, tasks]."""
-
-    def function(sample: np.ndarray) -> np.ndarray:
-        return np.array([aggregate(sample)])
-
-    state = np.random.RandomState(0)  # the same table from the same runs
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # rliable passes `random_state` on by a name that arch changed
-        estimates = rliable("library").get_interval_estimates
-        bounds = estimates({"": scores}, function, reps=_RESAMPLES, random_state=state)[1][""]
-    return float(bounds[0, 0]), float(bounds[1, 0])
+def interquartile_mean(scores: Scores) -> float:
+    """Mean of the middle half of all runs: of n, the n / 4 (rounded down) lowest and highest are left out."""
+    runs = np.sort(np.concatenate(scores))
+    cut = len(runs) // 4
+    return float(runs[cut : len(runs) - cut].mean())
 
 
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Mean of the middle half of all scores [seeds, tasks] (Agarwal et al. 2021)."""
-    return float(rliable("metrics").aggregate_iqm(scores))
+def optimality_gap(scores: Scores, target: float = 100.0) -> float:
+    """By how much all runs miss the target on average; what is above it makes good for nothing."""
+    return float(np.mean(np.maximum(target - np.concatenate(scores), 0.0)))
+
+
+def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
+    """Share of all runs that score more than each threshold [T]: [T]."""
+    runs = np.concatenate(scores)
+    return np.asarray((runs[:, None] > np.asarray(thresholds)[None]).mean(axis=0))
+
+
+def probability_of_improvement(scores: Scores, others: Scores) -> float:
+    """Mean over tasks of P(a run scores more than a run of the other agent), draws counted as one half.
+
+    Raises:
+      ValueError: if they are not of the same number of tasks.
+    """
+    differences = [np.subtract.outer(own, other) for own, other in zip(scores, others, strict=True)]
+    return float(np.mean([np.mean((task > 0) + 0.5 * (task == 0)) for task in differences]))
+
+
+def interval(statistic: Callable[..., float], *agents: Scores) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a statistic of one agent's scores, or of several agents'.
+
+    Runs are drawn with replacement within each task of each agent; always the same draws for the same numbers of runs.
+    """
+    generator = np.random.default_rng(initializer_seed(0, "bootstrap of scores"))
+
+    def resampled(scores: Scores) -> list[np.ndarray]:
+        return [task[generator.integers(len(task), size=len(task))] for task in scores]
+
+    values = [statistic(*map(resampled, agents)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from brac_plus_tf.comparison.results import Result, names, published_score
-from brac_plus_tf.comparison.statistics import Aggregate, interquartile_mean, interval, mean
+from brac_plus_tf.comparison.statistics import Aggregate, Scores, interquartile_mean, interval, mean
 from brac_plus_tf.estimation.verdict import Interval
 
 
@@ -84,11 +84,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
 
 
-def _with_interval(scores: np.ndarray, aggregate: Aggregate) -> str:
-    """scores: [seeds, tasks]."""
+def _with_interval(scores: Scores, aggregate: Aggregate) -> str:
     text = f"{aggregate(scores):.1f}"
-    if len(scores) > 1:
-        low, high = interval(scores, aggregate)
+    if max(map(len, scores)) > 1:
+        low, high = interval(aggregate, scores)
         text += f" [{low:.1f}, {high:.1f}]"
     return text
 
@@ -102,8 +101,8 @@ def _estimate_entry(judgements: list[dict[str, Any]]) -> str:
     verdicts = ", ".join(dict.fromkeys(judgement["verdict"] for judgement in judgements))
     if len(judgements) == 1:
         return f"{Interval(**judgements[0]['estimate'])} ({verdicts})"
-    values = np.array([[judgement["estimate"]["mean"]] for judgement in judgements])
-    low, high = interval(values, mean)
+    values = [np.array([judgement["estimate"]["mean"] for judgement in judgements])]
+    low, high = interval(mean, values)
     return f"{mean(values):.4g} [{low:.4g}, {high:.4g}] ({verdicts})"
 
 
@@ -112,20 +111,20 @@ def _score_entry(runs: list[Result]) -> str:
         return "failed"
     if judgements := [run.judgement for run in runs if run.judgement]:
         return _estimate_entry(judgements)
-    text = _with_interval(np.array([[run.score] for run in runs]), mean)
+    text = _with_interval([np.array([run.score for run in runs])], mean)
     published = published_score(runs[0].cell.dataset, runs[0].cell.agent)
     return text if published is None else f"{text} (paper {published:g})"
 
 
 def _last_evaluations_entry(runs: list[Result]) -> str:
     values = [run.last_evaluations for run in runs if run.last_evaluations is not None]
-    return _with_interval(np.array(values)[:, None], mean) if values else "none"
+    return _with_interval([np.array(values)], mean) if values else "none"
 
 
 def _iqm_entry(runs_of_tasks: Sequence[list[Result]], seeds: int) -> str:
     if any(len(runs) < seeds for runs in runs_of_tasks):
         return "runs failed"
-    return _with_interval(np.array([[run.score for run in runs] for runs in runs_of_tasks]).T, interquartile_mean)
+    return _with_interval([np.array([run.score for run in runs]) for runs in runs_of_tasks], interquartile_mean)
 
 
 def _speed_entry(runs: list[Result]) -> str:
