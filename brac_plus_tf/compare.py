@@ -2,22 +2,28 @@
 
     python -m brac_plus_tf.compare --agents=bc,brac_p,cql,brac_plus --datasets=my_data.hdf5 --seeds=0,1,2 \\
         --gin_file=short_protocol.gin
+    python -m brac_plus_tf.compare --study=studies/gym_short.gin --data_dir=DATA --records=results/gym_short
 """
 
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from brac_plus_tf import command_line
 from brac_plus_tf.core.errors import UserError
 
+if TYPE_CHECKING:  # it needs TensorFlow
+    from brac_plus_tf.comparison.plan import Study
+
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
     from brac_plus_tf.comparison.plan import check_comparable, is_done, plan
+    from brac_plus_tf.comparison.records import keep_record
     from brac_plus_tf.comparison.report import require_libraries, write_comparison
     from brac_plus_tf.comparison.results import collect
     from brac_plus_tf.comparison.training import core_shares, train_all
@@ -26,10 +32,11 @@ def main(argv: Sequence[str]) -> None:
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
     require_libraries()
-    seeds = _checked_seeds(values)
+    study = _study(values)
     shares = core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
-    datasets = [command_line.split_sources(dataset, "+") for dataset in values.datasets]
-    cells = plan(values.agents, datasets, seeds, values.gin_file, values.root_dir, values.gin_bindings, values.smoke)
+    bindings = [*study.bindings, *values.gin_bindings]
+    more = study.gin_files, values.root_dir, bindings, values.smoke, values.records
+    cells = plan(study.agents, _sources(study.datasets, values.data_dir), study.seeds, *more)
     places = {
         f"[{number}/{len(cells)}] {cell.agent} on {cell.dataset}, seed {cell.seed}": cell
         for number, cell in enumerate(cells, start=1)
@@ -38,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
     if missing:
         check_comparable(cells)
     for place in (place for place in places if place not in missing):
+        keep_record(places[place])
         print(f"{place}: done before", flush=True)
     imports = [f"--import={module}" for module in command_line.flag_value("import")]
     failed = train_all(missing, [f"--root_dir={values.root_dir}", *imports], shares)
@@ -52,28 +60,48 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{len(failed)} of {len(cells)} runs failed and are missing in the table: {names}")
 
 
-def _checked_seeds(values: flags.FlagValues) -> list[int]:
-    """The seeds, after a look at the flags that go together."""
+def _study(values: flags.FlagValues) -> "Study":
+    """What the study's file says or else the flags, after a look at what goes together."""
+    from brac_plus_tf.comparison.plan import Study
+    from brac_plus_tf.runs import configuration
+
     if any(re.match(r"\s*Experiment\.(agent_name|dataset)\b", binding) for binding in values.gin_bindings):
         raise UserError("--gin_bindings: Experiment.agent_name and Experiment.dataset are set by the comparison itself")
-    for text in values.seeds:
-        if not re.fullmatch(r"\d+", text):
-            raise UserError(f"--seeds: {text!r} is not a whole number of at least 0")
-    seeds = [int(text) for text in values.seeds]
-    for name, given in (("agents", values.agents), ("datasets", values.datasets), ("seeds", seeds)):
-        if not given or len(set(given)) < len(given):
+    given = [name for name in ("agents", "datasets", "seeds", "gin_file") if values[name].present]
+    if values.study:
+        if given:
+            raise UserError(f"--{given[0]}: the study says that; give --study without it")
+        study = configuration.build(Study, [values.study], [])
+    else:
+        for text in values.seeds:
+            if not re.fullmatch(r"\d+", text):
+                raise UserError(f"--seeds: {text!r} is not a whole number of at least 0")
+        seeds = tuple(int(text) for text in values.seeds)
+        study = Study(tuple(values.agents or ()), tuple(values.datasets or ()), seeds, tuple(values.gin_file))
+    for name in ("agents", "datasets", "seeds"):
+        named = getattr(study, name)
+        if not named or len(set(named)) < len(named):
             raise UserError(f"--{name}: name each one once, at least one")
-    return seeds
+    return study
+
+
+def _sources(datasets: Sequence[str], folder: Path | None) -> list[tuple[str, ...]]:
+    """The sources of each dataset, in the folder if there is one."""
+    parts = (command_line.split_sources(dataset, "+") for dataset in datasets)
+    return [tuple(str(folder / source) if folder else source for source in sources) for sources in parts]
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("agents", None, "Folders of gin files, or single files of theirs: cql/rho.", required=True)
-    command_line.define_sources(
-        "datasets", "D4RL names, HDF5 files, minari:ID; a + joins several to one.", required=True
-    )
+    flags.DEFINE_list("agents", None, "Folders of gin files, or single files of theirs: cql/rho.")
+    command_line.define_sources("datasets", "D4RL names, HDF5 files, minari:ID; a + joins several to one.")
+    command_line.define_path("study", None, "gin file that says all of these (studies/), instead of the flags.")
+    command_line.define_path("data_dir", None, "Folder of the datasets.")
     flags.DEFINE_list("seeds", ["0"], "Seeds of the runs.")
     flags.DEFINE_multi_string("gin_file", [], "After the agent's own: a file of its folder, or any other; may repeat.")
     command_line.define_training_flags()
     flags.DEFINE_integer("jobs", 1, "Runs trained at a time, each on its share of the cores.", lower_bound=1)
+    command_line.define_path(
+        "records", None, "Directory for a small file of each finished run, which does for the run."
+    )
     command_line.define_path("output", "comparison", "Directory for table.md, scores.csv and curves.png.")
     command_line.run_command(main)

@@ -78,7 +78,7 @@ def _checked_task(values: flags.FlagValues) -> Any:
 
 def _train(values: flags.FlagValues) -> list[Path]:
     """Runs of BRAC+ that differ in their threshold alone, one after another; the first stages are shared."""
-    from brac_plus_tf.comparison.results import Cell
+    from brac_plus_tf.comparison.records import Cell
     from brac_plus_tf.comparison.training import core_shares, train_all
     from brac_plus_tf.runs import configuration, smoke
     from brac_plus_tf.runs.experiment import Experiment, task_label

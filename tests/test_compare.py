@@ -12,8 +12,8 @@ import tiny
 from processes import CORES, ForkedProcess, Outcome, finish_process, start_process
 from tiny import CONFIGS
 
-from brac_plus_tf.comparison.plan import check_comparable, gin_files, plan
-from brac_plus_tf.comparison.results import Cell
+from brac_plus_tf.comparison.plan import Study, check_comparable, gin_files, plan
+from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.training import core_shares, start_training
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.runs import configuration
@@ -245,6 +245,57 @@ def test_a_second_call_trains_nothing_and_a_changed_setting_is_not_passed_over(c
     assert changed.stderr.count("holds a run of another configuration") == 2
     assert changed.stderr.splitlines()[-1] == "error: every run failed; its message is above"
     assert metrics(root) == before
+
+
+def test_a_kept_record_does_for_a_run_of_the_same_settings(compared, arguments, tmp_path):
+    """Elsewhere, where the runs are not: the same table, and nothing is trained; other settings are."""
+    root, first = compared
+    records = tmp_path / "records"
+    assert compare(arguments, root, f"--records={records}").status == 0
+    assert {path.name for path in records.iterdir()} == {f"hopper__{agent}_tiny__0.json" for agent in ("bc", "sac")}
+    assert all(path.stat().st_size < 10_000 for path in records.iterdir())
+    again = compare(arguments, tmp_path / "elsewhere", f"--records={records}")
+    assert again.status == 0 and again.stdout.count("done before") == 2, again.stderr
+    table = (root / "out" / "table.md").read_text()
+    assert (tmp_path / "elsewhere" / "out" / "table.md").read_text() == table and table in first.stdout
+    (records / "hopper__sac_tiny__0.json").unlink()
+    changed = compare(arguments, tmp_path / "elsewhere", f"--records={records}", "--agents=sac", "--seeds=1")
+    assert changed.status == 0 and "training" in changed.stdout
+    assert (records / "hopper__sac_tiny__1.json").exists()
+    other = compare(arguments, tmp_path / "other", f"--records={records}", "--gin_bindings=Experiment.final_episodes=2")
+    assert other.status == 1 and "hopper__bc_tiny__0.json: the record of a run with other settings" in other.stderr
+
+
+def test_a_study_is_its_flags_in_a_file(compared, arguments, tmp_path):
+    """The same runs, which are done; what the study says cannot be said twice."""
+    root, _ = compared
+    dataset = pathlib.Path(arguments[0].partition("=")[2])
+    (tmp_path / "study.gin").write_text(
+        f"Study.agents = ('bc', 'sac')\nStudy.datasets = ({dataset.name!r},)\nStudy.seeds = (0,)\n"
+        f"Study.gin_files = ({str(dataset.parent / 'tiny.gin')!r},)\n"
+    )
+    study = [f"--study={tmp_path / 'study.gin'}", f"--data_dir={dataset.parent}"]
+    again = compare(study, root)
+    assert again.status == 0 and again.stdout.count("done before") == 2, again.stderr
+    twice = compare([*study, "--seeds=1"], root)
+    assert (twice.status, twice.stderr) == (1, "error: --seeds: the study says that; give --study without it\n")
+    (tmp_path / "study.gin").write_text("Study.agent = ('bc',)\n")
+    assert "doesn't have a parameter named 'agent'" in compare(study, root).stderr
+
+
+def test_the_published_studies_can_be_planned():
+    for path in sorted((tiny.PROJECT / "studies").glob("*.gin")):
+        study = configuration.build(Study, [str(path)], [])
+        cells = plan(
+            study.agents,
+            [d.split("+") for d in study.datasets],
+            study.seeds,
+            study.gin_files,
+            pathlib.Path(),
+            [],
+            False,
+        )
+        assert len(cells) == len(study.agents) * len(study.datasets) * len(study.seeds) > 0
 
 
 def test_one_failed_run_leaves_the_others_in_the_table(compared, arguments):

@@ -1,14 +1,17 @@
 """The comparison's numbers against hand calculations, from run directories written by hand."""
 
 import csv
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from brac_plus_tf.comparison.curves import draw_curves
+from brac_plus_tf.comparison.records import Cell, find_record, keep_record
 from brac_plus_tf.comparison.report import write_comparison
-from brac_plus_tf.comparison.results import Cell, collect, published_score
+from brac_plus_tf.comparison.results import collect, published_score
 from brac_plus_tf.core.errors import UserError
 
 SCORES = {  # (agent, dataset) -> scores of seeds 0, 1, 2
@@ -215,3 +218,66 @@ def test_a_run_with_neither_is_refused(tmp_path):
     (run / "estimate" / "estimate.json").unlink()
     with pytest.raises(UserError, match="neither evaluated nor judged"):
         collect([Cell("bc", "mine", 0, run)])
+
+
+# Records ------------------------------------------------------------------------------------------------------------
+
+
+def kept(cells, directory):
+    """The same cells with a record each, and without their runs."""
+    with_records = [
+        dataclasses.replace(cell, record=directory / f"{cell.dataset}-{cell.agent}-{cell.seed}.json") for cell in cells
+    ]
+    for cell in with_records:
+        keep_record(cell)
+        shutil.rmtree(cell.directory)
+    return with_records
+
+
+def test_records_give_the_very_table_and_curves_of_their_runs(cells, tmp_path):
+    before = collect(cells)
+    table = write_comparison(before, tmp_path / "out").read_text()
+    after = collect(kept(cells, tmp_path / "records"))
+    assert write_comparison(after, tmp_path / "again").read_text() == table
+    assert [result.curve for result in after] == [result.curve for result in before]
+
+
+def test_a_record_says_what_made_it_and_leaves_out_single_episodes(tmp_path):
+    run = write_run(tmp_path / "run", 4.0, episodes=100)
+    (run / "operative_config.gin").write_text("A.b = 1\nExperiment.dataset = ('d',)\nC.d = 2\n")
+    evaluation = json.loads((run / "evaluation.json").read_text()) | {"scores": [4.0] * 100, "lengths": [7] * 100}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    (cell,) = kept([Cell("bc", "d", 0, run)], tmp_path)
+    record = find_record(cell)
+    assert record["settings"] == ["A.b = 1", "C.d = 2"]  # the path is nobody's business, the contents' hash is there
+    assert record["run"]["dataset"]["sha256"] == "ab" and record["curve"] == [[100, 2.0], [200, 4.0]]
+    assert record["evaluation"]["score_mean"] == 4.0 and "scores" not in record["evaluation"]
+    assert "lengths" not in record["evaluation"] and record["steps_per_second"] == {"main": 40.0}
+
+
+def test_the_run_itself_goes_before_its_record_and_an_unfinished_one_does_not(tmp_path):
+    run = write_run(tmp_path / "run", 4.0)
+    cell = Cell("bc", "d", 0, run, record=tmp_path / "record.json")
+    keep_record(cell)
+    (run / "evaluation.json").write_text(json.dumps({"episodes": 100, "score_mean": 5.0, "last_evaluations": {}}))
+    assert find_record(cell)["evaluation"]["score_mean"] == 5.0
+    (run / "evaluation.json").unlink()
+    keep_record(cell)  # of what is not finished nothing is kept
+    assert find_record(cell)["evaluation"]["score_mean"] == 4.0
+    assert find_record(dataclasses.replace(cell, record=None)) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"record": 2}'])
+def test_another_file_is_no_record(tmp_path, content):
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(UserError, match=r"record\.json: "):
+        find_record(Cell("bc", "d", 0, tmp_path / "absent", record=tmp_path / "record.json"))
+
+
+def test_seeds_of_an_agent_by_different_protocols_are_not_averaged(tmp_path):
+    runs = [write_run(tmp_path / str(seed), 1.0) for seed in range(2)]
+    facts = json.loads((runs[1] / "run.json").read_text())
+    (runs[1] / "run.json").write_text(json.dumps(facts | {"configuration": "other"}))
+    with pytest.raises(UserError, match=r"its configuration is not that of"):
+        collect([Cell("bc", "d", seed, run) for seed, run in enumerate(runs)])
+    assert len(collect([Cell("bc", "d", 0, runs[0]), Cell("sac", "d", 0, runs[1])])) == 2

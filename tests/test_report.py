@@ -66,8 +66,9 @@ def a_selection(folder, name="a"):
 
 
 def a_comparison(folder, dataset="hopper-medium-replay"):
+    from brac_plus_tf.comparison.records import Cell
     from brac_plus_tf.comparison.report import write_comparison
-    from brac_plus_tf.comparison.results import Cell, collect
+    from brac_plus_tf.comparison.results import collect
 
     cells = [
         Cell(agent, dataset, seed, write_run(folder / agent / str(seed), score))

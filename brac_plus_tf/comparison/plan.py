@@ -1,5 +1,6 @@
 """Which runs a comparison consists of, which files configure them, and which of them are finished."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import gin
 
-from brac_plus_tf.comparison.results import Cell, has_result
+from brac_plus_tf.comparison.records import Cell, find_record, kept_record
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
+from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.data.d4rl_names import is_d4rl_name
 from brac_plus_tf.data.dataset import OfflineDataset
 from brac_plus_tf.data.sources import dataset_task
@@ -17,7 +19,6 @@ from brac_plus_tf.estimation.judged_policy import check_judgeable
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, smoke
 from brac_plus_tf.runs.experiment import Experiment, evaluation_task, sources_of, task_label
-from brac_plus_tf.runs.facts import read_facts
 from brac_plus_tf.runs.session import problem_of
 
 _NAME_ONE = "--gin_bindings=\"Experiment.environment = 'Hopper-v4'\""
@@ -52,6 +53,22 @@ def gin_files(agent: str, sources: Sequence[str], more: Sequence[str]) -> list[s
     ]
 
 
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Study(HyperParameters):
+    """A comparison that is published: what `compare` is given, in a file.
+
+    agents, datasets, seeds, gin_files: as their flags take them. datasets: of a folder that --data_dir names.
+    bindings: for every run.
+    """
+
+    agents: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    gin_files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+
+
 def plan(
     agents: Sequence[str],
     datasets: Sequence[Sequence[str]],
@@ -60,11 +77,13 @@ def plan(
     root_dir: Path,
     bindings: Sequence[str],
     smoke_run: bool,
+    records: Path | None = None,
 ) -> list[Cell]:
     """Every run of the comparison, with what configures it.
 
     Args:
       datasets: the sources of each. more: gin files after an agent's own. bindings: the user's, for every run.
+      records: directory in which what is left of a run is kept.
     """
     cells = []
     shorter = smoke.bindings(Experiment) if smoke_run else []
@@ -79,6 +98,7 @@ def plan(
                 directory=root_dir / task_label(sources) / (f"{name}{smoke.SUFFIX}" if smoke_run else name) / str(seed),
                 gin_files=tuple(gin_files(agent, sources, more)),
                 bindings=(*shorter, *data, *bindings),
+                record=records / f"{task_label(sources)}__{name}__{seed}.json" if records and not smoke_run else None,
             )
         )
     return cells
@@ -126,10 +146,18 @@ def _check_judgeable(place: str, experiment: Experiment, dataset: OfflineDataset
 
 
 def is_done(cell: Cell) -> bool:
-    """Whether the run is finished, under the very configuration that the training command would give it."""
-    if not has_result(cell.directory) or not (cell.directory / "saved_model").exists():
+    """Whether the run is finished, or its record kept, under the configuration that the training command would have.
+
+    Raises:
+      UserError: if the record is one of other settings, which the run's own would replace.
+    """
+    record, kept = find_record(cell), kept_record(cell)
+    if record is None:
         return False
     configuration.parse(cell.gin_files, cell.bindings)
-    same = read_facts(cell.directory).get("configuration") == configuration.fingerprint()
+    own = configuration.fingerprint()
     gin.clear_config()
-    return same
+    if kept and kept["run"].get("configuration") != own:
+        raise UserError(f"{cell.record}: the record of a run with other settings; give another --records, or remove it")
+    unfinished = (cell.directory / "run.json").exists() and not (cell.directory / "saved_model").exists()
+    return bool(record["run"].get("configuration") == own and not unfinished)

@@ -7,24 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from brac_plus_tf.comparison.records import Cell, find_record
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.estimation.finished_run import read_estimate
-from brac_plus_tf.runs.facts import read_facts
-from brac_plus_tf.runs.metrics_log import read_metrics, read_speeds
 
 _PUBLISHED = json.loads((Path(__file__).parent / "published_scores.json").read_text())
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One run of a comparison, and what the training command is given for it. dataset: its directory's name."""
-
-    agent: str
-    dataset: str
-    seed: int
-    directory: Path
-    gin_files: tuple[str, ...] = ()
-    bindings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,57 +37,51 @@ class Result:
 ESTIMATE = "estimate"  # the unit of what no environment has measured
 
 
-def has_result(run: Path) -> bool:
-    """Whether there is something to compare: an evaluation or, without an environment, an estimate."""
-    return (run / "evaluation.json").exists() or read_estimate(run) is not None
-
-
 def collect(cells: Sequence[Cell]) -> list[Result]:
-    """Reads the runs' results and checks that they can be compared.
+    """Reads what the runs left and checks that it can be compared.
 
     Raises:
-      UserError: if a run was neither evaluated nor judged by its data, or runs differ in a dataset's contents,
-        simulator, number of episodes or discount.
+      UserError: if a run was neither evaluated nor judged by its data, runs differ in a dataset's contents, simulator,
+        number of episodes or discount, or seeds of an agent on a dataset in their settings.
     """
     results: list[Result] = []
-    facts_of_dataset: dict[str, tuple[Cell, dict[str, object]]] = {}
+    terms_of: dict[tuple[str, ...], tuple[Cell, dict[str, object]]] = {}
     for cell in cells:
-        facts = read_facts(cell.directory)
-        evaluation, judgement = _evaluation(cell.directory), read_estimate(cell.directory)
-        content = evaluation or judgement
-        if content is None:
+        record = find_record(cell)
+        if record is None:
             raise UserError(f"{cell.directory}: neither evaluated nor judged by its data: there is nothing to compare")
+        facts, content = record["run"], record["evaluation"] or record["estimate"]
         shared = {"dataset": facts["dataset"], "environment": facts["environment"], "episodes": content["episodes"]}
         shared["gamma"] = content.get("gamma")
-        first = facts_of_dataset.setdefault(cell.dataset, (cell, shared))
-        for key, value in shared.items():
-            if value != first[1][key]:
-                raise UserError(f"{cell.directory}: its {key} is not that of {first[0].directory}; remove one of them")
-        results.append(_read_evaluation(cell, content) if evaluation else _read_judgement(cell, content))
+        own = {"configuration": facts.get("configuration")}
+        for place, terms in (((cell.dataset,), shared), ((cell.dataset, cell.agent), own)):
+            first = terms_of.setdefault(place, (cell, terms))
+            for key, value in terms.items():
+                if value != first[1][key]:
+                    raise UserError(
+                        f"{cell.directory}: its {key} is not that of {first[0].directory}; remove one of them"
+                    )
+        results.append(_read_evaluation(cell, record) if record["evaluation"] else _read_judgement(cell, record))
     return results
 
 
-def _evaluation(run: Path) -> dict[str, Any] | None:
-    path = run / "evaluation.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _read_judgement(cell: Cell, judgement: dict[str, Any]) -> Result:
+def _read_judgement(cell: Cell, record: dict[str, Any]) -> Result:
+    judgement = record["estimate"]
     mean, episodes = judgement["estimate"]["mean"], judgement["episodes"]
-    return Result(cell, mean, None, ESTIMATE, episodes, read_speeds(cell.directory), (), judgement)
+    return Result(cell, mean, None, ESTIMATE, episodes, record["steps_per_second"], (), judgement)
 
 
-def _read_evaluation(cell: Cell, evaluation: dict[str, Any]) -> Result:
+def _read_evaluation(cell: Cell, record: dict[str, Any]) -> Result:
+    evaluation = record["evaluation"]
     unit = "score" if "score_mean" in evaluation else "return"
-    rows = [row for row in read_metrics(cell.directory) if row.metric == f"evaluation/{unit}_mean"]
     return Result(
         cell=cell,
         score=evaluation[f"{unit}_mean"],
         last_evaluations=evaluation["last_evaluations"].get(f"{unit}_mean"),
         unit=unit,
         episodes=evaluation["episodes"],
-        speeds=read_speeds(cell.directory),
-        curve=tuple((row.step, row.value) for row in rows),
+        speeds=record["steps_per_second"],
+        curve=tuple((int(step), value) for step, value in record["curve"]),
     )
 
 

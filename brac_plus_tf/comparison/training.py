@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brac_plus_tf.comparison.results import Cell
+from brac_plus_tf.comparison.records import Cell, keep_record
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
 
@@ -73,6 +73,8 @@ def train_all(cells: Mapping[str, Cell], arguments: Sequence[str], shares: Seque
                 free.append(cores)
                 if process.returncode and not stop_requested:
                     failed.append(cell)
+                elif not process.returncode:
+                    keep_record(cell)
                 if log is not None or stop_requested:
                     outcome = "stopped" if stop_requested else "failed" if process.returncode else "done"
                     print(f"{place}: {outcome}", flush=True)
