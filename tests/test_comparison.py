@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from brac_plus_tf.comparison.curves import draw_curves
 from brac_plus_tf.comparison.records import Cell, find_record, keep_record
 from brac_plus_tf.comparison.report import write_comparison
-from brac_plus_tf.comparison.results import collect, published_score
+from brac_plus_tf.comparison.results import Result, collect, published_score
 from brac_plus_tf.core.errors import UserError
 
 SCORES = {  # (agent, dataset) -> scores of seeds 0, 1, 2
@@ -68,7 +69,32 @@ def test_the_table_holds_means_intervals_and_the_papers_numbers(cells, tmp_path)
 def test_the_last_evaluations_have_a_table_of_their_own(cells, tmp_path):
     rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
     # each run's file says that they were 1 below its last score
-    assert ("hopper-medium-replay", ["2.0 [-1.0, 5.0]", "79.0 [69.0, 89.0]"]) in rows
+    # on the way they had a half of it and then all: the halves 0 1.5 3 and 35 40 45 are the worst, and nothing is lost
+    entries = ["2.0 [-1.0, 5.0], worst 1.5, drop 0.0", "79.0 [69.0, 89.0], worst 40.0, drop 0.0"]
+    assert ("hopper-medium-replay", entries) in rows
+
+
+def test_the_last_ten_evaluations_count_and_the_peak_of_all():
+    """Of 12 the first two are lower and the third is the peak; the last policy scores 50."""
+    curve = tuple(enumerate([1.0, 2.0, 90.0, 30.0, 40.0, 60.0, 61.0, 62.0, 63.0, 64.0, 65.0, 66.0]))
+    result = Result(Cell("bc", "d", 0, Path()), 50.0, 54.0, "score", 100, {}, curve)
+    assert (result.worst, result.drop) == (30.0, 40.0)
+    assert (lambda one: (one.worst, one.drop))(dataclasses.replace(result, curve=())) == (None, None)
+
+
+def test_agents_are_set_against_each_other(cells, tmp_path):
+    """bc's 0 3 6 and 40 40 40 never reach brac_plus's; of 1 2 3 and 2 2 5, P is (1 + 1/2 + 1/2) / 9 + .. by hand."""
+    rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
+    assert ("bc", ["", "0.00 [0.00, 0.00]"]) in rows
+    runs = [
+        write_run(tmp_path / f"{agent}{seed}", score)
+        for agent in "ab"
+        for seed, score in enumerate({"a": (1.0, 2.0, 3.0), "b": (2.0, 2.0, 5.0)}[agent])
+    ]
+    some = [Cell(agent, "d", seed, runs[3 * place + seed]) for place, agent in enumerate("ab") for seed in range(3)]
+    rows = rows_of(write_comparison(collect(some), tmp_path / "some").read_text())
+    (entry,) = [values[1] for name, values in rows if name == "a" and values[0] == ""]
+    assert entry.startswith("0.33 [")  # 2 is as good as two of three, 3 better than these: (2 / 2 + 2) / 9
 
 
 def test_a_run_that_was_not_evaluated_on_the_way(tmp_path):

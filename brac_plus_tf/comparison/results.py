@@ -33,7 +33,18 @@ class Result:
     curve: tuple[tuple[int, float], ...]
     judgement: dict[str, Any] | None = None
 
+    @property
+    def worst(self) -> float | None:
+        """Of the last ten evaluations during training; None if there were none."""
+        return min((value for _, value in self.curve[-_LAST:]), default=None)
 
+    @property
+    def drop(self) -> float | None:
+        """By how much the last policy is below the best evaluation on the way; None if there was none."""
+        return max(value for _, value in self.curve) - self.score if self.curve else None
+
+
+_LAST = 10
 ESTIMATE = "estimate"  # the unit of what no environment has measured
 
 

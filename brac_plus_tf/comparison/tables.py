@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from brac_plus_tf.comparison.results import Result, names, published_score
-from brac_plus_tf.comparison.statistics import Aggregate, Scores, interquartile_mean, interval, mean
+from brac_plus_tf.comparison.statistics import (
+    Aggregate,
+    Scores,
+    interquartile_mean,
+    interval,
+    mean,
+    probability_of_improvement,
+)
 from brac_plus_tf.estimation.verdict import Interval
 
 
@@ -16,13 +23,13 @@ def scores_csv(results: Sequence[Result]) -> str:
     """A row for each run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["dataset", "agent", "seed", "unit", "mean", "last_evaluations", "published", "stage_steps_per_second", "run"]
-    )
+    swings = ["last_evaluations", "worst_of_last", "drop_from_peak"]
+    writer.writerow(["dataset", "agent", "seed", "unit", "mean", *swings, "published", "stage_steps_per_second", "run"])
     for result in results:
         cell, speeds = result.cell, " ".join(f"{stage}:{speed:.1f}" for stage, speed in result.speeds.items())
         published = published_score(cell.dataset, cell.agent)
-        scores = [result.unit, result.score, result.last_evaluations, "" if published is None else published]
+        scores = [result.unit, result.score, result.last_evaluations, result.worst, result.drop]
+        scores.append("" if published is None else published)
         writer.writerow([cell.dataset, cell.agent, cell.seed, *scores, speeds, cell.directory])
     return text.getvalue()
 
@@ -45,19 +52,30 @@ def markdown(results: Sequence[Result]) -> str:
     if judged:
         lines += ["", "Estimates of the data and of a cloned policy, by the same data:", ""]
         lines += _table(["dataset", "data", "cloned policy"], [_of_data(name, results) for name in datasets])
-    if len(datasets) > 1 and all(result.unit == "score" for result in results):
-        columns = [[runs.get((name, agent), []) for name in datasets] for agent in agents]
-        lines += ["", f"Interquartile mean over tasks{' and seeds' if seeds > 1 else ''}:", ""]
-        lines += _table(["", *agents], [["IQM", *(_iqm_entry(column, seeds) for column in columns)]])
+    elif all(result.unit == "score" for result in results):
+        lines += _over_datasets({agent: [runs.get((name, agent), []) for name in datasets] for agent in agents}, seeds)
     if not judged:
         lines += [
             "",
-            "Mean of the last 10 evaluations of each run, which follow a policy's swings less than its last one:",
+            "Mean of the last 10 evaluations of each run, which follow a policy's swings less than its last one, the "
+            "worst of these, and how far the last policy is below the best evaluation on the way, means over seeds:",
             "",
             *table(_last_evaluations_entry),
         ]
     lines += ["", "Gradient steps per second of each stage, median over the run:", "", *table(_speed_entry)]
     return "\n".join(lines) + "\n"
+
+
+def _over_datasets(runs: Mapping[str, list[list[Result]]], seeds: int) -> list[str]:
+    """Interquartile means, and agents against each other. runs: agent -> of each dataset."""
+    lines: list[str] = []
+    if all(len(columns) > 1 for columns in runs.values()):
+        lines += ["", f"Interquartile mean over tasks{' and seeds' if seeds > 1 else ''}:", ""]
+        lines += _table(["", *runs], [["IQM", *(_iqm_entry(column, seeds) for column in runs.values())]])
+    if seeds > 1 and len(runs) > 1 and all(all(columns) for columns in runs.values()):
+        lines += ["", "Probability that a run of the row's agent is above one of the column's, mean over datasets:", ""]
+        lines += _improvements({agent: [_scores(own) for own in columns] for agent, columns in runs.items()})
+    return lines
 
 
 def _caption(results: Sequence[Result], seeds: int) -> str:
@@ -106,25 +124,48 @@ def _estimate_entry(judgements: list[dict[str, Any]]) -> str:
     return f"{mean(values):.4g} [{low:.4g}, {high:.4g}] ({verdicts})"
 
 
+def _scores(runs: list[Result]) -> np.ndarray:
+    return np.array([run.score for run in runs])
+
+
+def _improvements(scores: Mapping[str, Scores]) -> list[str]:
+    """P(row > column) with its interval above the diagonal; what is below it is 1 less that."""
+
+    def entry(row: int, column: int, own: Scores, other: Scores) -> str:
+        if row >= column:
+            return ""
+        low, high = interval(probability_of_improvement, own, other)
+        return f"{probability_of_improvement(own, other):.2f} [{low:.2f}, {high:.2f}]"
+
+    rows = [
+        [agent, *(entry(row, column, own, other) for column, other in enumerate(scores.values()))]
+        for row, (agent, own) in enumerate(scores.items())
+    ]
+    return _table(["", *scores], rows[:-1])
+
+
 def _score_entry(runs: list[Result]) -> str:
     if not runs:
         return "failed"
     if judgements := [run.judgement for run in runs if run.judgement]:
         return _estimate_entry(judgements)
-    text = _with_interval([np.array([run.score for run in runs])], mean)
+    text = _with_interval([_scores(runs)], mean)
     published = published_score(runs[0].cell.dataset, runs[0].cell.agent)
     return text if published is None else f"{text} (paper {published:g})"
 
 
 def _last_evaluations_entry(runs: list[Result]) -> str:
     values = [run.last_evaluations for run in runs if run.last_evaluations is not None]
-    return _with_interval([np.array(values)], mean) if values else "none"
+    if not values:
+        return "none"
+    worst, drop = (np.mean([getattr(run, name) for run in runs if run.curve]) for name in ("worst", "drop"))
+    return f"{_with_interval([np.array(values)], mean)}, worst {worst:.1f}, drop {drop:.1f}"
 
 
 def _iqm_entry(runs_of_tasks: Sequence[list[Result]], seeds: int) -> str:
     if any(len(runs) < seeds for runs in runs_of_tasks):
         return "runs failed"
-    return _with_interval([np.array([run.score for run in runs]) for runs in runs_of_tasks], interquartile_mean)
+    return _with_interval([_scores(runs) for runs in runs_of_tasks], interquartile_mean)
 
 
 def _speed_entry(runs: list[Result]) -> str:
