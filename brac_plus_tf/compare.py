@@ -5,6 +5,7 @@
     python -m brac_plus_tf.compare --study=studies/gym_short.gin --data_dir=DATA --records=results/gym_short
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -34,9 +35,7 @@ def main(argv: Sequence[str]) -> None:
     require_libraries()
     study = _study(values)
     shares = core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
-    bindings = [*study.bindings, *values.gin_bindings]
-    more = study.gin_files, values.root_dir, bindings, values.smoke, values.records
-    cells = plan(study.agents, _sources(study.datasets, values.data_dir), study.seeds, *more)
+    cells = plan(study, _sources(study.datasets, values.data_dir), values.root_dir, values.smoke, values.records)
     places = {
         f"[{number}/{len(cells)}] {cell.agent} on {cell.dataset}, seed {cell.seed}": cell
         for number, cell in enumerate(cells, start=1)
@@ -67,7 +66,7 @@ def _study(values: flags.FlagValues) -> "Study":
 
     if any(re.match(r"\s*Experiment\.(agent_name|dataset)\b", binding) for binding in values.gin_bindings):
         raise UserError("--gin_bindings: Experiment.agent_name and Experiment.dataset are set by the comparison itself")
-    given = [name for name in ("agents", "datasets", "seeds", "gin_file") if values[name].present]
+    given = [name for name in ("agents", "datasets", "seeds", "gin_file", "grid") if values[name].present]
     if values.study:
         if given:
             raise UserError(f"--{given[0]}: the study says that; give --study without it")
@@ -77,12 +76,13 @@ def _study(values: flags.FlagValues) -> "Study":
             if not re.fullmatch(r"\d+", text):
                 raise UserError(f"--seeds: {text!r} is not a whole number of at least 0")
         seeds = tuple(int(text) for text in values.seeds)
-        study = Study(tuple(values.agents or ()), tuple(values.datasets or ()), seeds, tuple(values.gin_file))
+        named = tuple(values.agents or ()), tuple(values.datasets or ()), seeds, tuple(values.gin_file)
+        study = Study(*named, grid=tuple(values.grid))
     for name in ("agents", "datasets", "seeds"):
-        named = getattr(study, name)
-        if not named or len(set(named)) < len(named):
+        each = getattr(study, name)
+        if not each or len(set(each)) < len(each):
             raise UserError(f"--{name}: name each one once, at least one")
-    return study
+    return dataclasses.replace(study, bindings=(*study.bindings, *values.gin_bindings))
 
 
 def _sources(datasets: Sequence[str], folder: Path | None) -> list[tuple[str, ...]]:
@@ -98,6 +98,9 @@ if __name__ == "__main__":
     command_line.define_path("data_dir", None, "Folder of the datasets.")
     flags.DEFINE_list("seeds", ["0"], "Seeds of the runs.")
     flags.DEFINE_multi_string("gin_file", [], "After the agent's own: a file of its folder, or any other; may repeat.")
+    flags.DEFINE_multi_string(
+        "grid", [], "Name.parameter=value,value: a variant of each agent for each value; may repeat, for combinations."
+    )
     command_line.define_training_flags()
     flags.DEFINE_integer("jobs", 1, "Runs trained at a time, each on its share of the cores.", lower_bound=1)
     command_line.define_path(

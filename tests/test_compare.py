@@ -105,15 +105,39 @@ def test_every_agent_has_a_short_protocol_that_parses_on_top_of_each_of_its_file
 
 def test_the_plan_gives_every_variant_a_directory_of_its_own():
     root, datasets = pathlib.Path("runs"), [("a.hdf5", "b.hdf5"), ("c.hdf5",)]
-    cells = plan(["cql", "cql/rho"], datasets, [0, 1], ["short_protocol.gin"], root, ["Critic.tau = 0.1"], False)
+    study = Study(("cql", "cql/rho"), (), (0, 1), ("short_protocol.gin",), ("Critic.tau = 0.1",))
+    cells = plan(study, datasets, root)
     assert len({cell.directory for cell in cells}) == len(cells) == 8
     assert str(cells[1].directory) == "runs/a+b/cql_rho_short_protocol/0"
     dataset, name = "Experiment.dataset = ('a.hdf5', 'b.hdf5')", "Experiment.agent_name = 'cql_rho_short_protocol'"
     assert cells[1].bindings == (dataset, name, "Critic.tau = 0.1")
-    cells = plan(["cql"], datasets, [0], [], root, ["Experiment.final_episodes = 7"], True)
+    study = Study(("cql",), (), (0,), (), ("Experiment.final_episodes = 7",))
+    cells = plan(study, datasets, root, smoke_run=True)
     assert str(cells[1].directory) == "runs/c/cql-smoke/0"
     experiment = configuration.build(Experiment, cells[1].gin_files, cells[1].bindings)
     assert (experiment.smoke, experiment.run_name, experiment.final_episodes) == (True, "cql-smoke", 7)
+
+
+def test_a_grid_is_all_combinations_each_a_run_of_its_own():
+    grid = ("Critic.tau = 0.1, 0.2", "behavior/Actor.hidden_sizes=(8, 8),[4]")
+    cells = plan(
+        Study(("cql/rho",), (), (3,), ("short_protocol.gin",), ("Critic.gamma = 0.9",), grid),
+        [["c.hdf5"]],
+        pathlib.Path("r"),
+    )
+    assert [cell.agent for cell in cells] == [
+        f"cql/rho tau={tau} hidden_sizes={sizes}" for tau in ("0.1", "0.2") for sizes in ("(8, 8)", "[4]")
+    ]
+    assert cells[1].bindings[2:] == ("Critic.gamma = 0.9", "Critic.tau = 0.1", "behavior/Actor.hidden_sizes = [4]")
+    assert str(cells[1].directory) == "r/c/cql_rho_short_protocol_tau_0.1_hidden_sizes__4_/3"
+    assert len({cell.directory for cell in cells}) == 4
+    assert cells[1].bindings[1] == "Experiment.agent_name = 'cql_rho_short_protocol_tau_0.1_hidden_sizes__4_'"
+
+
+@pytest.mark.parametrize("grid", ["tau=1,2", "Critic.tau", "Critic.tau=", "Critic.tau=1,2,1", "Critic.tau 1=2"])
+def test_a_grid_of_another_form_is_refused(grid):
+    with pytest.raises(UserError, match=r"--grid=.*: give Name\.parameter=value,value with different values"):
+        plan(Study(("bc",), (), (0,), grid=(grid,)), [["d.hdf5"]], pathlib.Path())
 
 
 def configured(dataset: str, agent: str = "bc", seed: int = 0, *bindings: str) -> Cell:
@@ -169,7 +193,7 @@ def test_a_run_is_started_on_its_cores_alone(tmp_path, monkeypatch):
     program.write_text(f"#!{sys.executable}\nimport os\nprint(sorted(os.sched_getaffinity(0)))\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    (cell,), ours = plan(["bc"], [["d.hdf5"]], [0], [], tmp_path, [], False), os.sched_getaffinity(0)
+    (cell,), ours = plan(Study(("bc",), (), (0,)), [["d.hdf5"]], tmp_path), os.sched_getaffinity(0)
     assert start_training(cell, [], [max(ours)], tmp_path / "new" / "log").wait() == 0
     assert (tmp_path / "new" / "log").read_text() == f"[{max(ours)}]\n"
     assert os.sched_getaffinity(0) == ours
@@ -286,15 +310,7 @@ def test_a_study_is_its_flags_in_a_file(compared, arguments, tmp_path):
 def test_the_published_studies_can_be_planned():
     for path in sorted((tiny.PROJECT / "studies").glob("*.gin")):
         study = configuration.build(Study, [str(path)], [])
-        cells = plan(
-            study.agents,
-            [d.split("+") for d in study.datasets],
-            study.seeds,
-            study.gin_files,
-            pathlib.Path(),
-            [],
-            False,
-        )
+        cells = plan(study, [dataset.split("+") for dataset in study.datasets], pathlib.Path())
         assert len(cells) == len(study.agents) * len(study.datasets) * len(study.seeds) > 0
 
 

@@ -59,7 +59,7 @@ class Study(HyperParameters):
     """A comparison that is published: what `compare` is given, in a file.
 
     agents, datasets, seeds, gin_files: as their flags take them. datasets: of a folder that --data_dir names.
-    bindings: for every run.
+    bindings: for every run. grid: as --grid takes it.
     """
 
     agents: tuple[str, ...] = ()
@@ -67,41 +67,65 @@ class Study(HyperParameters):
     seeds: tuple[int, ...] = ()
     gin_files: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
 
 
 def plan(
-    agents: Sequence[str],
+    study: Study,
     datasets: Sequence[Sequence[str]],
-    seeds: Sequence[int],
-    more: Sequence[str],
     root_dir: Path,
-    bindings: Sequence[str],
-    smoke_run: bool,
+    smoke_run: bool = False,
     records: Path | None = None,
 ) -> list[Cell]:
     """Every run of the comparison, with what configures it.
 
     Args:
-      datasets: the sources of each. more: gin files after an agent's own. bindings: the user's, for every run.
-      records: directory in which what is left of a run is kept.
+      datasets: the sources of each that the study names. records: directory in which what is left of a run is kept.
+    Raises:
+      UserError: if there is no such agent or file, or the grid cannot be read.
     """
     cells = []
     shorter = smoke.bindings(Experiment) if smoke_run else []
-    for sources, seed, agent in itertools.product(datasets, seeds, agents):
-        name = "_".join([agent.replace("/", "_"), *(Path(file).stem for file in more)])
+    variants = grid_points(study.grid)
+    for sources, seed, agent, point in itertools.product(datasets, study.seeds, study.agents, variants):
+        label = task_label(sources)
+        parts = [agent.replace("/", "_"), *(Path(file).stem for file in study.gin_files), *_named(point)]
+        name = "_".join(re.sub(r"[^\w.+-]", "_", part) for part in parts)
         data = [f"Experiment.dataset = {tuple(sources)!r}", f"Experiment.agent_name = {name!r}"]
         cells.append(
             Cell(
-                agent=agent,
-                dataset=task_label(sources),
+                agent=" ".join([agent, *_named(point)]),
+                dataset=label,
                 seed=seed,
-                directory=root_dir / task_label(sources) / (f"{name}{smoke.SUFFIX}" if smoke_run else name) / str(seed),
-                gin_files=tuple(gin_files(agent, sources, more)),
-                bindings=(*shorter, *data, *bindings),
-                record=records / f"{task_label(sources)}__{name}__{seed}.json" if records and not smoke_run else None,
+                directory=root_dir / label / (f"{name}{smoke.SUFFIX}" if smoke_run else name) / str(seed),
+                gin_files=tuple(gin_files(agent, sources, study.gin_files)),
+                bindings=(*shorter, *data, *study.bindings, *(f"{parameter} = {value}" for parameter, value in point)),
+                record=records / f"{label}__{name}__{seed}.json" if records and not smoke_run else None,
             )
         )
     return cells
+
+
+def grid_points(grid: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
+    """All combinations of the values, as (name, value) of gin; a single empty one without a grid.
+
+    Args:
+      grid: `Name.parameter=value,value,..` each; a comma inside brackets belongs to its value.
+    Raises:
+      UserError: for another form, or a value that is given twice.
+    """
+    axes = []
+    for text in grid:
+        name, equals, values = (part.strip() for part in text.partition("="))
+        found = [value.strip() for value in re.findall(r"(?:[^,(\[]|\([^)]*\)|\[[^\]]*\])+", values)]
+        if not (equals and re.fullmatch(r"[\w./]+\.\w+", name) and found and len(set(found)) == len(found)):
+            raise UserError(f"--grid={text}: give Name.parameter=value,value with different values")
+        axes.append([(name, value) for value in found])
+    return list(itertools.product(*axes))
+
+
+def _named(point: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"{name.rpartition('.')[2]}={value}" for name, value in point]
 
 
 def check_comparable(cells: Sequence[Cell]) -> None:
