@@ -81,7 +81,7 @@ def _study(values: flags.FlagValues) -> "Study":
     for name in ("agents", "datasets", "seeds"):
         each = getattr(study, name)
         if not each or len(set(each)) < len(each):
-            raise UserError(f"--{name}: name each one once, at least one")
+            raise UserError(f"--{name}: name each one once, at least one, or give --study")
     return dataclasses.replace(study, bindings=(*study.bindings, *values.gin_bindings))
 
 

@@ -17,7 +17,7 @@ PACKAGE = PROJECT / "brac_plus_tf"
 # what each command asks for, and what else it takes at least
 FLAGS = {
     "train": ({"gin_file"}, {"gin_bindings", "root_dir", "smoke", "seed", "dataset", "env", "estimate"}),
-    "evaluate": ({"run_dir"}, {"episodes", "action", "seed", "env", "backend"}),
+    "evaluate": ({"run_dir"}, {"episodes", "action", "seed", "env", "backend", "video"}),
     "estimate": (set(), {"run_dir", "policy", "dataset", "action", "seed", "output", "env", "gin_bindings"}),
     "select": (
         set(),
@@ -26,7 +26,11 @@ FLAGS = {
     "report": (set(), {"output", "env", "gin_bindings"}),
     "export": ({"run_dir", "output"}, set()),
     "act": ({"policy"}, {"action", "seed"}),
-    "compare": ({"agents", "datasets"}, {"seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}),
+    "compare": (
+        set(),
+        {"agents", "datasets", "seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}
+        | {"study", "data_dir", "grid", "records"},
+    ),
     "plot": (set(), {"output"}),
     "inspect_dataset": (set(), {"env", "output", "model", "gin_bindings"}),
     "convert_to_minari": (set(), {"env", "algorithm", "gin_bindings"}),
