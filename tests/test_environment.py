@@ -195,7 +195,7 @@ class _LastStep(gymnasium.Env):
 
 
 def test_terminal_on_the_last_step_is_no_timeout(monkeypatch):
-    monkeypatch.setattr(registry, "make", lambda name, horizon: _LastStep())
+    monkeypatch.setattr(registry, "make", lambda name, horizon, render_mode: _LastStep())
     environment = make_environment(find_task("Hopper-v4"), "gymnasium")
     _, reward, terminated, truncated, _ = environment.step(np.zeros(3))
     assert (reward, terminated, truncated) == (2.5, True, False)
