@@ -53,21 +53,23 @@ def gin_files(agent: str, sources: Sequence[str], more: Sequence[str]) -> list[s
     ]
 
 
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class Study(HyperParameters):
-    """A comparison that is published: what `compare` is given, in a file.
+with gin.unlock_config():  # a process that has parsed a configuration before it compares has locked it
 
-    agents, datasets, seeds, gin_files: as their flags take them. datasets: of a folder that --data_dir names.
-    bindings: for every run. grid: as --grid takes it.
-    """
+    @gin.configurable
+    @dataclasses.dataclass(frozen=True)
+    class Study(HyperParameters):
+        """A comparison that is published: what `compare` is given, in a file.
 
-    agents: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    gin_files: tuple[str, ...] = ()
-    bindings: tuple[str, ...] = ()
-    grid: tuple[str, ...] = ()
+        agents, datasets, seeds, gin_files: as their flags take them. datasets: of a folder that --data_dir names.
+        bindings: for every run. grid: as --grid takes it.
+        """
+
+        agents: tuple[str, ...] = ()
+        datasets: tuple[str, ...] = ()
+        seeds: tuple[int, ...] = ()
+        gin_files: tuple[str, ...] = ()
+        bindings: tuple[str, ...] = ()
+        grid: tuple[str, ...] = ()
 
 
 def plan(
