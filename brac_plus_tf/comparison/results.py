@@ -9,6 +9,7 @@ from typing import Any
 
 from brac_plus_tf.comparison.records import Cell, find_record
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.runs.outcome import LAST
 
 _PUBLISHED = json.loads((Path(__file__).parent / "published_scores.json").read_text())
 
@@ -36,7 +37,7 @@ class Result:
     @property
     def worst(self) -> float | None:
         """Of the last ten evaluations during training; None if there were none."""
-        return min((value for _, value in self.curve[-_LAST:]), default=None)
+        return min((value for _, value in self.curve[-LAST:]), default=None)
 
     @property
     def drop(self) -> float | None:
@@ -44,7 +45,6 @@ class Result:
         return max(value for _, value in self.curve) - self.score if self.curve else None
 
 
-_LAST = 10
 ESTIMATE = "estimate"  # the unit of what no environment has measured
 
 

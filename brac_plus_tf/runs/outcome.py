@@ -52,7 +52,10 @@ def snapshots(policy: DeployedPolicy, record: RunRecord, facts: dict[str, object
     return export
 
 
-def last_evaluations(directory: Path, count: int = 10) -> dict[str, float]:
+LAST = 10  # evaluations that are told beside the last policy's
+
+
+def last_evaluations(directory: Path, count: int = LAST) -> dict[str, float]:
     """Means of the last `count` evaluations during training; single evaluations swing by several points."""
     rows: dict[str, list[float]] = {}
     for row in read_metrics(directory):
