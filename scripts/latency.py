@@ -17,7 +17,6 @@ import numpy as np
 from absl import flags
 
 from brac_plus_tf import command_line
-from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_json
 from brac_plus_tf.core.randomness import initializer_seed
@@ -28,12 +27,10 @@ _TARGET = 0.02  # seconds that a turn takes
 Call = Callable[[np.ndarray], object]
 
 
-def calls_of(policy: Path, way: str) -> Iterator[tuple[str, Call]]:
-    """The export's formats, each as a call on observations [N, O]."""
-    folders = {"onnx": policy / "onnx", "litert": policy / "litert", "saved_model": policy}
-    for name, folder in folders.items():
-        if folder.is_dir():
-            yield name, _on_observations(client.RUNTIMES[name](folder, way))
+def calls_of(policy: Path, formats: Mapping[str, Mapping[str, str]], way: str) -> Iterator[tuple[str, Call]]:
+    """The export's formats, as its contract tells them, each as a call on observations [N, O]."""
+    for name, told in formats.items():
+        yield name, _on_observations(client.RUNTIMES[name](policy / told["folder"], way))
 
 
 def _on_observations(answer: client.Answer) -> Call:
@@ -100,9 +97,7 @@ def main(argv: Sequence[str]) -> None:
     generator = np.random.default_rng(initializer_seed(0, "observations of a latency"))
     size = len(contract["observation"]["shift"])
     observations = [generator.normal(size=(int(batch), size)).astype(np.float32) for batch in values.batches]
-    calls = dict(calls_of(values.policy, values.way))
-    if not calls:
-        raise UserError(f"{values.policy}: no export; make one with `export --format=saved_model,onnx,litert`")
+    calls = dict(calls_of(values.policy, contract["formats"], values.way))
     if values.peer:
         calls["peer"] = peer_call(values.peer)
     rows = measure(calls, observations, values.turns)

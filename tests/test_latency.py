@@ -31,7 +31,8 @@ def test_each_format_that_there_is_answers_as_the_policy(tmp_path):
     policy, rows = saved(tmp_path, tiny.TinyAgent()), observations(3, 4)
     for name in ("onnx", "litert"):
         written(tmp_path / "source", policy, name)
-    answers = {name: call(rows)["action"] for name, call in latency.calls_of(tmp_path / "source", "mean")}
+    formats = {name: {"folder": name} for name in ("onnx", "litert")} | {"saved_model": {"folder": "."}}
+    answers = {name: call(rows)["action"] for name, call in latency.calls_of(tmp_path / "source", formats, "mean")}
     assert set(answers) == {"onnx", "litert", "saved_model"}
     for answer in answers.values():
         np.testing.assert_allclose(answer, policy.act(rows, "mean"), atol=1e-6)
@@ -43,7 +44,9 @@ def test_the_command_measures_and_writes_a_table(tmp_path):
     folder = written(tmp_path, policy, "onnx")
     (tmp_path / "source" / "onnx").mkdir()
     (tmp_path / "source" / "onnx" / "mean.onnx").write_bytes((folder / "mean.onnx").read_bytes())
-    (tmp_path / "source" / "policy_contract.json").write_text(json.dumps({"observation": {"shift": [0.0] * 3}}))
+    formats = {"onnx": {"folder": "onnx"}, "saved_model": {"folder": "."}}
+    contract = {"observation": {"shift": [0.0] * 3}, "formats": formats}
+    (tmp_path / "source" / "policy_contract.json").write_text(json.dumps(contract))
     flags = [f"--policy={tmp_path}/source", f"--peer={folder}/mean.onnx", "--turns=1", "--batches=1,8"]
     done = finish_process(ForkedProcess(str(SCRIPT), *flags, f"--output={tmp_path}/latency.json", cwd=tmp_path))
     assert done.status == 0, done.stderr
