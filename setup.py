@@ -15,6 +15,8 @@ MINARI = ["minari>=0.5,<0.6"]
 ONNX = ["tf2onnx>=1.17,<1.18", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
 LITERT = ["ai-edge-litert>=2.1,<3"]
 VIDEO = ["imageio-ffmpeg>=0.5,<1"]
+RAY = ["ray>=2.60,<3"]
+SLURM = ["submitit>=1.5.4,<1.6"]
 # Files beside the package that an installation holds inside it: see core/files.py: packaged
 BESIDE = {"gin_configs": ["*.gin", "*/*.gin"], "quickstart": ["*.hdf5"]}
 
@@ -61,6 +63,8 @@ setup(
             *ONNX,
             *LITERT,
             *VIDEO,
+            *RAY,
+            *SLURM,
         ],
         "mujoco": MUJOCO,
         "adroit": ADROIT,
@@ -81,5 +85,7 @@ setup(
         "onnx": ONNX,
         "litert": LITERT,
         "video": [*MUJOCO, *VIDEO],
+        "ray": [*PLOT, *RAY],
+        "slurm": [*PLOT, *SLURM],
     },
 )

@@ -8,7 +8,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,12 @@ from absl import flags
 from brac_plus_tf import command_line
 from brac_plus_tf.core.errors import UserError
 
-if TYPE_CHECKING:  # it needs TensorFlow
+if TYPE_CHECKING:  # they need TensorFlow
+    from brac_plus_tf.comparison.engines import Engine
     from brac_plus_tf.comparison.plan import Study
+
+# which engines each of these flags is for
+_ENGINES = {"jobs": ("local",), "cores": ("ray", "slurm"), "ray_address": ("ray",), "slurm": ("slurm",)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,27 +31,28 @@ def main(argv: Sequence[str]) -> None:
     from brac_plus_tf.comparison.records import keep_record
     from brac_plus_tf.comparison.report import require_libraries, write_comparison
     from brac_plus_tf.comparison.results import collect
-    from brac_plus_tf.comparison.training import core_shares, train_all
+    from brac_plus_tf.comparison.training import train_all
     from brac_plus_tf.runs.smoke import SUFFIX
 
     command_line.refuse_arguments(argv)
     values = flags.FLAGS
     require_libraries()
     study = _study(values)
-    shares = core_shares(sorted(os.sched_getaffinity(0)), values.jobs)
+    _check_engine(values)
     cells = plan(study, _sources(study.datasets, values.data_dir), values.root_dir, values.smoke, values.records)
     places = {
         f"[{number}/{len(cells)}] {cell.agent} on {cell.dataset}, seed {cell.seed}": cell
         for number, cell in enumerate(cells, start=1)
     }
     missing = {place: cell for place, cell in places.items() if not is_done(cell)}
+    engine = _engine(values) if missing else None
     if missing:
         check_comparable(cells)
     for place in (place for place in places if place not in missing):
         keep_record(places[place])
         print(f"{place}: done before", flush=True)
     imports = [f"--import={module}" for module in command_line.flag_value("import")]
-    failed = train_all(missing, [f"--root_dir={values.root_dir}", *imports], shares)
+    failed = train_all(missing, [f"--root_dir={values.root_dir}", *imports], engine) if engine else []
     finished = [cell for cell in cells if cell not in failed]
     if not finished:
         raise UserError("every run failed; its message is above")
@@ -57,6 +62,30 @@ def main(argv: Sequence[str]) -> None:
     if failed:
         names = ", ".join(str(cell.directory) for cell in failed)
         raise UserError(f"{len(failed)} of {len(cells)} runs failed and are missing in the table: {names}")
+
+
+def _check_engine(values: flags.FlagValues) -> None:
+    for name, engines in _ENGINES.items():
+        if values[name].present and values.engine not in engines:
+            raise UserError(f"--{name}: is for --engine={' or '.join(engines)}, not for {values.engine}")
+    for option in values.slurm:
+        if not re.fullmatch(r"\w+=.+", option):
+            raise UserError(f"--slurm={option}: give name=value, such as slurm_partition=cpu")
+
+
+def _engine(values: flags.FlagValues) -> "Engine":
+    from brac_plus_tf.comparison.engines import LocalEngine, core_shares
+    from brac_plus_tf.comparison.ray_engine import RayEngine
+    from brac_plus_tf.comparison.slurm_engine import SlurmEngine
+
+    made: dict[str, Callable[[], Engine]] = {
+        "local": lambda: LocalEngine(core_shares(sorted(os.sched_getaffinity(0)), values.jobs)),
+        "ray": lambda: RayEngine(values.ray_address, values.cores),
+        "slurm": lambda: SlurmEngine(
+            values.root_dir / "slurm", values.cores, dict(option.split("=", 1) for option in values.slurm)
+        ),
+    }
+    return made[values.engine]()
 
 
 def _study(values: flags.FlagValues) -> "Study":
@@ -102,7 +131,11 @@ if __name__ == "__main__":
         "grid", [], "Name.parameter=value,value: a variant of each agent for each value; may repeat, for combinations."
     )
     command_line.define_training_flags()
-    flags.DEFINE_integer("jobs", 1, "Runs trained at a time, each on its share of the cores.", lower_bound=1)
+    flags.DEFINE_enum("engine", "local", ["local", "ray", "slurm"], "Where runs are trained: here or on a cluster.")
+    flags.DEFINE_integer("jobs", 1, "local: runs trained at a time, each on its share of the cores.", lower_bound=1)
+    flags.DEFINE_integer("cores", 1, "ray, slurm: cores of each run.", lower_bound=1)
+    flags.DEFINE_string("ray_address", None, "Cluster, such as 10.0.0.1:6379; default: one of this machine's cores.")
+    flags.DEFINE_list("slurm", [], "Options of the jobs, such as slurm_partition=cpu,timeout_min=600.")
     command_line.define_path(
         "records", None, "Directory for a small file of each finished run, which does for the run."
     )

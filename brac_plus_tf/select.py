@@ -78,8 +78,9 @@ def _checked_task(values: flags.FlagValues) -> Any:
 
 def _train(values: flags.FlagValues) -> list[Path]:
     """Runs of BRAC+ that differ in their threshold alone, one after another; the first stages are shared."""
+    from brac_plus_tf.comparison.engines import LocalEngine
     from brac_plus_tf.comparison.records import Cell
-    from brac_plus_tf.comparison.training import core_shares, train_all
+    from brac_plus_tf.comparison.training import train_all
     from brac_plus_tf.runs import configuration, smoke
     from brac_plus_tf.runs.experiment import Experiment, task_label
 
@@ -102,8 +103,8 @@ def _train(values: flags.FlagValues) -> list[Path]:
         cell = Cell(experiment.agent_name, data, values.seed, directory, tuple(values.gin_file), bindings)
         cells[f"threshold {margin:g}"] = cell
     imports = [f"--import={module}" for module in command_line.flag_value("import")]
-    shares = core_shares(sorted(os.sched_getaffinity(0)), 1)
-    failed = train_all(cells, [f"--root_dir={values.root_dir}", "--estimate=none", *imports], shares)
+    engine = LocalEngine([sorted(os.sched_getaffinity(0))])
+    failed = train_all(cells, [f"--root_dir={values.root_dir}", "--estimate=none", *imports], engine)
     if failed:
         raise UserError(f"{len(failed)} of {len(cells)} runs failed; their message is above")
     return [cell.directory for cell in cells.values()]

@@ -29,7 +29,7 @@ FLAGS = {
     "compare": (
         set(),
         {"agents", "datasets", "seeds", "gin_file", "gin_bindings", "root_dir", "smoke", "jobs", "output"}
-        | {"study", "data_dir", "grid", "records"},
+        | {"study", "data_dir", "grid", "records", "engine", "cores", "ray_address", "slurm"},
     ),
     "plot": (set(), {"output"}),
     "inspect_dataset": (set(), {"env", "output", "model", "gin_bindings"}),

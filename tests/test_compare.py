@@ -12,9 +12,9 @@ import tiny
 from processes import CORES, ForkedProcess, Outcome, finish_process, start_process
 from tiny import CONFIGS
 
+from brac_plus_tf.comparison.engines import LocalEngine, core_shares
 from brac_plus_tf.comparison.plan import Study, check_comparable, gin_files, plan
 from brac_plus_tf.comparison.records import Cell
-from brac_plus_tf.comparison.training import core_shares, start_training
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.experiment import Experiment
@@ -193,8 +193,12 @@ def test_a_run_is_started_on_its_cores_alone(tmp_path, monkeypatch):
     program.write_text(f"#!{sys.executable}\nimport os\nprint(sorted(os.sched_getaffinity(0)))\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    (cell,), ours = plan(Study(("bc",), (), (0,)), [["d.hdf5"]], tmp_path), os.sched_getaffinity(0)
-    assert start_training(cell, [], [max(ours)], tmp_path / "new" / "log").wait() == 0
+    ours, log = os.sched_getaffinity(0), tmp_path / "new" / "log"
+    engine = LocalEngine([[max(ours)]])
+    training = engine.start([], tmp_path, log)
+    while (status := training.poll()) is None:
+        time.sleep(0.01)
+    assert status == 0 and engine.has_room()
     assert (tmp_path / "new" / "log").read_text() == f"[{max(ours)}]\n"
     assert os.sched_getaffinity(0) == ours
 

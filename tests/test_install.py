@@ -88,7 +88,8 @@ def test_a_plain_installation_needs_no_simulator_and_nothing_to_draw_with(built)
     assert {"tensorflow", "gin-config", "h5py"} <= {name for name, _ in required}
     assert not {name.replace("-", "_") for name, _ in required} & set(OPTIONAL)
     extras = set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE))
-    assert extras == {"mujoco", "adroit", "plot", "compare", "minari", "d4rl", "test", "onnx", "litert", "video"}
+    known = {"mujoco", "adroit", "plot", "compare", "minari", "d4rl", "test", "onnx", "litert", "video", "ray", "slurm"}
+    assert extras == known
 
 
 def test_only_what_draws_or_simulates_needs_the_packages_of_the_extras(installed, tmp_path):

@@ -1,85 +1,115 @@
 """Training the runs of a comparison, each by the training command in a process of its own."""
 
-import contextlib
-import os
-import subprocess
+import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from brac_plus_tf.comparison.engines import Engine, Training
 from brac_plus_tf.comparison.records import Cell, keep_record
-from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.stopping import Interrupted, stop_requests
 
-
-def core_shares(cores: Sequence[int], jobs: int) -> list[list[int]]:
-    """The cores dealt out to `jobs` processes: two that share all cores slow each other down by far more than half.
-
-    Raises:
-      UserError: if there are fewer cores than processes.
-    """
-    if jobs > len(cores):
-        there = "there is 1 core" if len(cores) == 1 else f"there are {len(cores)} cores"
-        raise UserError(f"--jobs={jobs}: {there}, and each run needs one of its own")
-    return [list(cores[first::jobs]) for first in range(jobs)]
+BEGINNINGS = 4  # of a run: its process may be killed and begun again so often, less one
+_POLLS, _REPORTS = 0.05, 60.0  # seconds from one look at the runs to the next, and from one report of them
 
 
-def start_training(
-    cell: Cell, arguments: Sequence[str], cores: Sequence[int], log: Path | None
-) -> subprocess.Popen[bytes]:
-    """Starts the training command for one cell on `cores`; what it prints goes to the file `log`, if one is given."""
-    command = [sys.executable, "-m", "brac_plus_tf.train", f"--seed={cell.seed}", *arguments]
-    command += [f"--gin_file={file}" for file in cell.gin_files]
-    command += [f"--gin_bindings={binding}" for binding in cell.bindings]
-    ours = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # a child starts with its parent's
-    try:
-        with contextlib.ExitStack() as stack:
-            output = None
-            if log is not None:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                output = stack.enter_context(open(log, "wb"))
-            # a session of its own: Ctrl-C reaches it once, through us, and it saves its state before it stops
-            return subprocess.Popen(command, start_new_session=True, stdout=output, stderr=output)
-    finally:
-        os.sched_setaffinity(0, ours)
+@dataclasses.dataclass
+class _Begun:
+    """A run that is being trained. log: None where it prints to our own output."""
+
+    place: str
+    cell: Cell
+    log: Path | None
+    beginning: int
+
+    def last_line(self) -> str:
+        """Of its log; empty where there is none yet."""
+        if self.log is None or not self.log.exists():
+            return ""
+        return self.log.read_text(errors="replace").strip().rpartition("\n")[2]
 
 
-def train_all(cells: Mapping[str, Cell], arguments: Sequence[str], shares: Sequence[Sequence[int]]) -> list[Cell]:
-    """Trains cells, given by what to call them in messages, one on each share of the cores; returns those that failed.
+def training_arguments(cell: Cell, arguments: Sequence[str]) -> list[str]:
+    """What the training command is given for a run, with `arguments` for every run."""
+    return [
+        f"--seed={cell.seed}",
+        *arguments,
+        *(f"--gin_file={file}" for file in cell.gin_files),
+        *(f"--gin_bindings={binding}" for binding in cell.bindings),
+    ]
+
+
+def train_all(cells: Mapping[str, Cell], arguments: Sequence[str], engine: Engine) -> list[Cell]:
+    """Trains cells, given by what to call them in messages; returns those that failed.
+
+    A run whose process was killed, or the machine under it lost, is begun again: it goes on from its last checkpoint
+    and ends the same.
 
     Args:
       arguments: of the training command, for every run.
     Raises:
       Interrupted: after SIGINT or SIGTERM, once every process has saved its state.
     """
-    free, waiting, failed, passed_on = list(shares), list(cells.items()), list[Cell](), False
-    running: dict[subprocess.Popen[bytes], tuple[str, Cell, Sequence[int], Path | None]] = {}
+    waiting = [(place, cell, 1) for place, cell in cells.items()]
+    failed, running = list[Cell](), dict[Training, _Begun]()
+    passed_on, reported = False, time.monotonic()
     with stop_requests() as stop_requested:
         while running or (waiting and not stop_requested):
-            while waiting and free and not stop_requested:
-                (place, cell), cores = waiting.pop(0), free.pop(0)
-                log = cell.directory.with_name(f"{cell.directory.name}.log") if len(shares) > 1 else None
-                print(f"{place}: training" + (f", see {log}" if log else ""), flush=True)
-                running[start_training(cell, arguments, cores, log)] = place, cell, cores, log
+            while waiting and not stop_requested and engine.has_room():
+                begun = _begin(*waiting.pop(0), logs=engine.logs)
+                started = engine.start(training_arguments(begun.cell, arguments), begun.cell.directory, begun.log)
+                running[started] = begun
             if stop_requested and not passed_on:
                 passed_on = True
-                for process in running:
-                    process.send_signal(stop_requested[0])
-            time.sleep(0.05)
-            for process in [process for process in running if process.poll() is not None]:
-                place, cell, cores, log = running.pop(process)
-                free.append(cores)
-                if process.returncode and not stop_requested:
-                    failed.append(cell)
-                elif not process.returncode:
-                    keep_record(cell)
-                if log is not None or stop_requested:
-                    outcome = "stopped" if stop_requested else "failed" if process.returncode else "done"
-                    print(f"{place}: {outcome}", flush=True)
-                if log is not None and process.returncode:
-                    print(log.read_text(errors="replace").strip().rpartition("\n")[2], file=sys.stderr)
+                for training in running:
+                    training.stop(stop_requested[0])
+            time.sleep(_POLLS)
+            for training, status in [(training, training.poll()) for training in running]:
+                if status is None:
+                    continue
+                begun = running.pop(training)
+                if _is_killed(status) and not stop_requested and begun.beginning < BEGINNINGS:
+                    print(f"{begun.place}: killed; it goes on from its last checkpoint", flush=True)
+                    waiting.insert(0, (begun.place, begun.cell, begun.beginning + 1))
+                elif _conclude(begun, status, bool(stop_requested)):
+                    failed.append(begun.cell)
+            if engine.logs and time.monotonic() - reported > _REPORTS:
+                reported = time.monotonic()
+                _report(list(running.values()), len(cells) - len(waiting) - len(running), len(cells))
         if stop_requested:
             raise Interrupted(f"{len(cells) - len(waiting)} of {len(cells)} runs begun", stop_requested[0])
+    engine.close()
     return failed
+
+
+def _begin(place: str, cell: Cell, beginning: int, logs: bool) -> _Begun:
+    log = cell.directory.with_name(f"{cell.directory.name}.log") if logs else None
+    if log and beginning == 1:
+        log.unlink(missing_ok=True)  # of a call before
+    print(f"{place}: training" + (f", see {log}" if log else ""), flush=True)
+    return _Begun(place, cell, log, beginning)
+
+
+def _is_killed(status: int) -> bool:
+    """By a signal, at once or after it has saved its state, as where a cluster needs the machine for others."""
+    return status < 0 or status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def _conclude(begun: _Begun, status: int, stopped: bool) -> bool:
+    """Says how it ended and keeps its record; whether it failed."""
+    if not status:
+        keep_record(begun.cell)
+    if begun.log is not None or stopped:
+        print(f"{begun.place}: {'stopped' if stopped else 'failed' if status else 'done'}", flush=True)
+    if status and (line := begun.last_line()):
+        print(line, file=sys.stderr)
+    return bool(status) and not stopped
+
+
+def _report(running: Sequence[_Begun], done: int, total: int) -> None:
+    """Where all runs are, each by the last line that it has printed."""
+    print(f"{done} of {total} runs over, {len(running)} begun:", flush=True)
+    for begun in running:
+        print(f"  {begun.place}: {begun.last_line() or 'waits for its place'}", flush=True)
