@@ -59,7 +59,7 @@ class SlurmEngine:
         """The job that an earlier call gave this run, if it is not over."""
         if not number.exists():
             return None
-        job = self._submitit.SlurmJob(folder=self._folder, job_id=number.read_text().strip())
+        job: Any = self._submitit.SlurmJob(folder=self._folder, job_id=number.read_text().strip())
         return None if job.done(force_check=True) else job
 
 
