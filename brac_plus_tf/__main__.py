@@ -15,6 +15,7 @@ COMMANDS = (
     "act",
     "compare",
     "plot",
+    "figures",
     "report",
     "inspect_dataset",
     "convert_to_minari",

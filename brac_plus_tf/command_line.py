@@ -41,6 +41,7 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         try:
             check_utf8(*sys.argv[1:], os.getcwd())
             start_tensorflow()
+            _forget_configuration()
             _import_modules(_IMPORT.value)
             main(argv)
         except Interrupted as stop:
@@ -86,6 +87,13 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def _refuse(error: Exception) -> int:
     print(f"error: {plain(error)}", file=sys.stderr)
     return 1
+
+
+def _forget_configuration() -> None:
+    """What this process has parsed before: it would lock the registry against what is imported now."""
+    import gin
+
+    gin.clear_config()
 
 
 def _import_modules(names: Sequence[str]) -> None:

@@ -315,7 +315,7 @@ def test_the_published_studies_can_be_planned():
     for path in sorted((tiny.PROJECT / "studies").glob("*.gin")):
         study = configuration.build(Study, [str(path)], [])
         cells = plan(study, [dataset.split("+") for dataset in study.datasets], pathlib.Path())
-        assert len(cells) == len(study.agents) * len(study.datasets) * len(study.seeds) > 0
+        assert len(cells) == len(study.agents) * len(study.datasets) * len(study.seeds) * len(study.variants) > 0
 
 
 def test_one_failed_run_leaves_the_others_in_the_table(compared, arguments):

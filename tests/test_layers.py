@@ -20,6 +20,7 @@ ROOMS["runs"] = {"core", "environments", "data", "agents", "policies", "exports"
 ROOMS["collection"] = {"core", "environments", "data", "policies"}
 ROOMS["estimation"] = {"core", "environments", "data", "models", "objectives", "agents", "policies", "runs"}
 ROOMS["comparison"] = {"core", "data", "policies", "runs", "estimation"}
+ROOMS["paper"] = {"core", "environments", "models", "objectives", "agents", "policies", "runs", "comparison"}
 ROOMS["reporting"] = {"core", "environments", "data", "estimation", "runs"}
 # the other modules of agents/ are algorithms
 SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}

@@ -82,9 +82,13 @@ class DivergenceThresholds:
     def variables(self) -> list[tf.Variable]:
         return [self.divergence, self.penalty]
 
+    def measured(self, observation: tf.Tensor, seed: tf.Tensor) -> np.ndarray:
+        """The current policy's D at each of the observations [M, O], in network units: [M] nats."""
+        return _in_chunks(self._measure, observation, seed)
+
     def renew_penalty(self, observation: tf.Tensor, seed: tf.Tensor) -> float:
         """eps_GP <- mean + standard deviation of the current policy's D over observations [M, O]; returns the mean."""
-        divergence = _in_chunks(self._measure, observation, seed)
+        divergence = self.measured(observation, seed)
         self.penalty.assign(divergence.mean() + divergence.std())
         return float(divergence.mean())
 

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import gin
 
@@ -53,23 +54,24 @@ def gin_files(agent: str, sources: Sequence[str], more: Sequence[str]) -> list[s
     ]
 
 
-with gin.unlock_config():  # a process that has parsed a configuration before it compares has locked it
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Study(HyperParameters):
+    """A comparison that is published: what `compare` is given, in a file.
 
-    @gin.configurable
-    @dataclasses.dataclass(frozen=True)
-    class Study(HyperParameters):
-        """A comparison that is published: what `compare` is given, in a file.
+    agents, datasets, seeds, gin_files: as their flags take them. datasets: of a folder that --data_dir names.
+    bindings: for every run. grid: as --grid takes it.
+    variants: of each agent, by what to call them, with bindings and gin files (which end in .gin) of their own; "" for
+    the agent as it is.
+    """
 
-        agents, datasets, seeds, gin_files: as their flags take them. datasets: of a folder that --data_dir names.
-        bindings: for every run. grid: as --grid takes it.
-        """
-
-        agents: tuple[str, ...] = ()
-        datasets: tuple[str, ...] = ()
-        seeds: tuple[int, ...] = ()
-        gin_files: tuple[str, ...] = ()
-        bindings: tuple[str, ...] = ()
-        grid: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    gin_files: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
+    variants: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: {"": ()})
 
 
 def plan(
@@ -88,24 +90,43 @@ def plan(
     """
     cells = []
     shorter = smoke.bindings(Experiment) if smoke_run else []
-    variants = grid_points(study.grid)
-    for sources, seed, agent, point in itertools.product(datasets, study.seeds, study.agents, variants):
+    every = itertools.product(datasets, study.seeds, study.agents, _variants(study))
+    for sources, seed, agent, variant in every:
         label = task_label(sources)
-        parts = [agent.replace("/", "_"), *(Path(file).stem for file in study.gin_files), *_named(point)]
+        parts = [agent.replace("/", "_"), *(Path(file).stem for file in study.gin_files), *variant.words]
         name = "_".join(re.sub(r"[^\w.+-]", "_", part) for part in parts)
         data = [f"Experiment.dataset = {tuple(sources)!r}", f"Experiment.agent_name = {name!r}"]
         cells.append(
             Cell(
-                agent=" ".join([agent, *_named(point)]),
+                agent=" ".join([agent, *variant.words]),
                 dataset=label,
                 seed=seed,
                 directory=root_dir / label / (f"{name}{smoke.SUFFIX}" if smoke_run else name) / str(seed),
-                gin_files=tuple(gin_files(agent, sources, study.gin_files)),
-                bindings=(*shorter, *data, *study.bindings, *(f"{parameter} = {value}" for parameter, value in point)),
+                gin_files=tuple(gin_files(agent, sources, [*study.gin_files, *variant.gin_files])),
+                bindings=(*shorter, *data, *study.bindings, *variant.bindings),
                 record=records / f"{label}__{name}__{seed}.json" if records and not smoke_run else None,
             )
         )
     return cells
+
+
+class _Variant(NamedTuple):
+    """What an agent is called beside its name, and what it is given beside its files."""
+
+    words: tuple[str, ...]
+    gin_files: tuple[str, ...]
+    bindings: tuple[str, ...]
+
+
+def _variants(study: Study) -> list[_Variant]:
+    """Each of the study's variants at each point of its grid."""
+    found = []
+    for (name, given), point in itertools.product(study.variants.items(), grid_points(study.grid)):
+        files = tuple(text for text in given if text.endswith(".gin"))
+        words = [*([name] if name else []), *(f"{parameter.rpartition('.')[2]}={value}" for parameter, value in point)]
+        own = [text for text in given if text not in files]
+        found.append(_Variant(tuple(words), files, (*own, *(f"{parameter} = {value}" for parameter, value in point))))
+    return found
 
 
 def grid_points(grid: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
@@ -124,10 +145,6 @@ def grid_points(grid: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
             raise UserError(f"--grid={text}: give Name.parameter=value,value with different values")
         axes.append([(name, value) for value in found])
     return list(itertools.product(*axes))
-
-
-def _named(point: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"{name.rpartition('.')[2]}={value}" for name, value in point]
 
 
 def check_comparable(cells: Sequence[Cell]) -> None:

@@ -35,15 +35,18 @@ def record_of(run: Path) -> dict[str, Any] | None:
     """What is kept of a finished run; None where there is neither an evaluation nor an estimate.
 
     It holds run.json, the settings, evaluation.json but for its single episodes, estimate.json, the curve as (gradient
-    step, score) and gradient steps per second of each stage. Curves are of returns where the task has no scores.
+    step, score), Q's as (gradient step, mean) at the same steps, and gradient steps per second of each stage. The curve
+    is of returns where the task has no scores.
     """
     evaluation, estimate = _evaluation(run), read_estimate(run)
     if evaluation is None and estimate is None:
         return None
-    curve = []
+    curve, values = [], []
     if evaluation:
-        metric = f"evaluation/{'score' if 'score_mean' in evaluation else 'return'}_mean"
-        curve = [(row.step, row.value) for row in read_metrics(run) if row.metric == metric]
+        metric, rows = f"evaluation/{'score' if 'score_mean' in evaluation else 'return'}_mean", list(read_metrics(run))
+        curve = [(row.step, row.value) for row in rows if row.metric == metric]
+        looked = {(row.stage, row.step) for row in rows if row.metric == metric}
+        values = [(row.step, row.value) for row in rows if row.metric == "q_mean" and (row.stage, row.step) in looked]
         evaluation = {key: value for key, value in evaluation.items() if key not in _EACH}
     config = run / "operative_config.gin"
     return {
@@ -53,6 +56,7 @@ def record_of(run: Path) -> dict[str, Any] | None:
         "evaluation": evaluation,
         "estimate": estimate,
         "curve": curve,
+        "value_curve": values,
         "steps_per_second": read_speeds(run),
     }
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ class Result:
 
     score: of the last policy, mean of `episodes`. last_evaluations: mean score of the last ones during training, None
     if there were none.
-    speeds: gradient steps per second of each stage. curve: (gradient step, score) of each evaluation.
+    speeds: gradient steps per second of each stage. curve: (gradient step, score) of each evaluation; value_curve:
+    (gradient step, mean of Q) at the same, empty where there is no Q.
     judgement: estimate.json's content, None for a run that an environment has evaluated.
     """
 
@@ -32,6 +33,7 @@ class Result:
     episodes: int
     speeds: dict[str, float]
     curve: tuple[tuple[int, float], ...]
+    value_curve: tuple[tuple[int, float], ...] = ()
     judgement: dict[str, Any] | None = None
 
     @property
@@ -79,7 +81,7 @@ def collect(cells: Sequence[Cell]) -> list[Result]:
 def _read_judgement(cell: Cell, record: dict[str, Any]) -> Result:
     judgement = record["estimate"]
     mean, episodes = judgement["estimate"]["mean"], judgement["episodes"]
-    return Result(cell, mean, None, ESTIMATE, episodes, record["steps_per_second"], (), judgement)
+    return Result(cell, mean, None, ESTIMATE, episodes, record["steps_per_second"], (), judgement=judgement)
 
 
 def _read_evaluation(cell: Cell, record: dict[str, Any]) -> Result:
@@ -92,8 +94,13 @@ def _read_evaluation(cell: Cell, record: dict[str, Any]) -> Result:
         unit=unit,
         episodes=evaluation["episodes"],
         speeds=record["steps_per_second"],
-        curve=tuple((int(step), value) for step, value in record["curve"]),
+        curve=_pairs(record["curve"]),
+        value_curve=_pairs(record.get("value_curve", ())),  # records of before have none
     )
+
+
+def _pairs(curve: Iterable[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(step), value) for step, value in curve)
 
 
 def published_score(dataset: str, agent: str) -> float | None:

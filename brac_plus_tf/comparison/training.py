@@ -66,10 +66,7 @@ def train_all(cells: Mapping[str, Cell], arguments: Sequence[str], engine: Engin
                 for training in running:
                     training.stop(stop_requested[0])
             time.sleep(_POLLS)
-            for training, status in [(training, training.poll()) for training in running]:
-                if status is None:
-                    continue
-                begun = running.pop(training)
+            for begun, status in _ended(running):
                 if _is_killed(status) and not stop_requested and begun.beginning < BEGINNINGS:
                     print(f"{begun.place}: killed; it goes on from its last checkpoint", flush=True)
                     waiting.insert(0, (begun.place, begun.cell, begun.beginning + 1))
@@ -90,6 +87,12 @@ def _begin(place: str, cell: Cell, beginning: int, logs: bool) -> _Begun:
         log.unlink(missing_ok=True)  # of a call before
     print(f"{place}: training" + (f", see {log}" if log else ""), flush=True)
     return _Begun(place, cell, log, beginning)
+
+
+def _ended(running: dict[Training, _Begun]) -> list[tuple[_Begun, int]]:
+    """Those that are over, with their exit status; they are running no longer."""
+    statuses = {training: training.poll() for training in running}
+    return [(running.pop(training), status) for training, status in statuses.items() if status is not None]
 
 
 def _is_killed(status: int) -> bool:

@@ -10,20 +10,15 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from brac_plus_tf.agents.base import named_variables
 from brac_plus_tf.agents.learned_dynamics import LearnedDynamics
 from brac_plus_tf.agents.termination import Ends
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
-from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.estimation.verdict import Interval, of_members
-from brac_plus_tf.runs import configuration
-from brac_plus_tf.runs.checkpoints import Checkpoints
-from brac_plus_tf.runs.experiment import Experiment, evaluation_task, sources_of
 from brac_plus_tf.runs.metrics_log import read_metrics
 from brac_plus_tf.runs.model_report import ModelReport, read_model_report
-from brac_plus_tf.runs.session import problem_of
+from brac_plus_tf.runs.rebuilt import rebuild, restore
 
 # (observations [N, O] in the environment's units, step) -> actions [N, A] in the environment's units
 Act = Callable[[np.ndarray, int], np.ndarray]
@@ -116,19 +111,13 @@ def load_model(run: Path) -> Model:
     Raises:
       UserError: if it has none, or the data that it was learned from cannot be read.
     """
-    configuration.parse([str(run / "operative_config.gin")], [])
-    experiment = Experiment()
-    names = sources_of(experiment.dataset)
-    task = evaluation_task(experiment.environment, names)
-    dataset = experiment.load_dataset(names, task)
+    dataset = (rebuilt := rebuild(run)).dataset
     report = read_model_report(run, dataset.origin.sha256)
     horizon = trusted_steps(report)
     if not horizon:
         raise UserError(f"{run}: its model does not follow the data for a single step within {_WORST_ERROR:g}")
-    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(names[0])), 0)
+    agent = rebuilt.agent
     if not isinstance(agent, Modelled):
         raise UserError(f"{run}: this agent has no model of the dynamics; only mopo and mbop learn one")
-    components = {**agent.dynamics.components(), **agent.ends.components()}
-    if Checkpoints(run / "checkpoints").restore(named_variables(components), partly=True) is None:
-        raise UserError(f"{run}: has no checkpoint to take its model from")
+    restore(run, {**agent.dynamics.components(), **agent.ends.components()})
     return Model(agent, dataset.scaling, dataset.dimensions, horizon)

@@ -1,0 +1,120 @@
+"""Draws a figure of the BRAC+ paper from this package's own runs: its numbers as JSON, and SVG and PNG of them.
+
+    python -m brac_plus_tf.figures --figure=5
+    python -m brac_plus_tf.figures --figure=2b --records=results/ablations
+    python -m brac_plus_tf.figures --figure=3,6 --runs=RUN,RUN
+
+4 and 5 are arithmetic; 1, 2a, 2b, 2c and 8 are drawn from the kept records of a study; 3, 6 and 7 from finished runs of
+BRAC+ with their data. --numbers draws again from the JSON, without any of them.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from brac_plus_tf import command_line
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
+from brac_plus_tf.core.gin_files import find_gin_file
+
+if TYPE_CHECKING:  # it needs matplotlib
+    from brac_plus_tf.paper.picture import Picture
+
+# variants of the study and what a curve of each is called; the caption; whether Q is shown, too
+_ABLATIONS: dict[str, tuple[dict[str, str], str, bool]] = {
+    "1": (
+        {"kl state": "without penalty", "": "with gradient penalty"},
+        "BRAC+ with and without gradient penalty.",
+        True,
+    ),
+    "2a": (
+        {"mmd global": "MMD", "kl global": "bound on KL"},
+        "Held to the data by the MMD and by the bound on KL; one multiplier, no gradient penalty.",
+        False,
+    ),
+    "2b": (
+        {"kl global": "global", "kl state": "state-wise"},
+        "One multiplier and one a state; no gradient penalty.",
+        False,
+    ),
+    "2c": (
+        {"kl state": "without penalty", "": "with gradient penalty"},
+        "BRAC+ with and without gradient penalty.",
+        False,
+    ),
+    "8": (
+        {"": "log 4 per entry narrower than the data", "entropy as the data": "as wide as the data"},
+        "BRAC+ by how random its policy may be.",
+        False,
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    command_line.refuse_arguments(argv)
+    import_extra("matplotlib.figure", "plot")
+    from brac_plus_tf.paper.picture import read_picture, write_picture
+
+    values = flags.FLAGS
+    if values.numbers:
+        pictures = [read_picture(path) for path in map(Path, values.numbers)]
+    else:
+        made = _makers(values)
+        wrong = [name for name in values.figure if name not in made]
+        if wrong or not values.figure:
+            raise UserError(f"--figure: {wrong[0] if wrong else 'none'} is none of {', '.join(sorted(made))}")
+        pictures = [made[name]() for name in values.figure]
+    for picture in pictures:
+        paths = write_picture(values.output, picture)
+        print(f"{picture.caption}\nfigure: {paths[-1]}")
+
+
+def _makers(values: flags.FlagValues) -> Mapping[str, Callable[[], "Picture"]]:
+    from brac_plus_tf.paper import probes, toys
+
+    runs = [Path(name) for name in values.runs]
+
+    def of_runs(make: Callable[[Sequence[Path]], "Picture"]) -> Callable[[], "Picture"]:
+        def made() -> "Picture":
+            if not runs:
+                raise UserError("--runs: this figure needs finished runs of BRAC+")
+            return make(runs)
+
+        return made
+
+    return {
+        **{name: functools.partial(_ablation, values, name) for name in _ABLATIONS},
+        "3": of_runs(probes.divergence_histogram),
+        "4": toys.extrapolation,
+        "5": toys.divergence_shapes,
+        "6": of_runs(probes.gradient_histogram),
+        "7": of_runs(probes.episode_divergence),
+    }
+
+
+def _ablation(values: flags.FlagValues, name: str) -> "Picture":
+    from brac_plus_tf.comparison.plan import Study
+    from brac_plus_tf.paper.ablations import ablation, kept_results
+    from brac_plus_tf.runs import configuration
+
+    variants, caption, value = _ABLATIONS[name]
+    study = configuration.build(Study, [str(find_gin_file(values.study))], [])
+    sources = [command_line.split_sources(dataset, "+") for dataset in study.datasets]
+    results = kept_results(study, sources, values.records, list(variants))
+    (agent,) = study.agents
+    named = {" ".join([agent, variant]).strip(): words for variant, words in variants.items()}
+    return ablation(name, caption, results, named, value)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("figure", [], "1, 2a, 2b, 2c, 3, 4, 5, 6, 7 or 8; several with commas.")
+    flags.DEFINE_list("runs", [], "Directories of finished runs of BRAC+, for 3, 6 and 7.")
+    command_line.define_path("records", "results/ablations", "Kept records of the study, for 1, 2a, 2b, 2c and 8.")
+    flags.DEFINE_string("study", "studies/ablations.gin", "The study whose records they are.")
+    flags.DEFINE_list("numbers", [], "JSON files of figures, to draw them again.")
+    command_line.define_path("output", "figures", "Directory for figure_N.json, .svg and .png.")
+    command_line.run_command(main)

@@ -1,0 +1,1 @@
+"""The figures of the BRAC+ paper, from runs and records of this package."""

@@ -1,0 +1,156 @@
+"""Figures of what finished BRAC+ runs have learned: divergences, gradients of Q, and both along an episode."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import tensorflow as tf
+
+from brac_plus_tf.agents.actor_critic import draw_policy
+from brac_plus_tf.agents.thresholds import DivergenceThresholds
+from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.randomness import Purpose, base_seed, fold, initializer_seed
+from brac_plus_tf.core.types import check_shapes
+from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.models.networks import ActorNetwork, CriticNetwork
+from brac_plus_tf.objectives.penalties import action_gradient_penalty, smooth_norm
+from brac_plus_tf.paper.picture import Line, Panel, Picture, rounded
+from brac_plus_tf.policies.evaluation import Evaluator
+from brac_plus_tf.policies.saved_policy import LoadedPolicy
+from brac_plus_tf.runs.facts import read_facts
+from brac_plus_tf.runs.finished import saved_model
+from brac_plus_tf.runs.rebuilt import Rebuilt, rebuild, restore
+
+_STATES, _BINS, _LARGEST = 20_000, 60, 99.0  # states of the data; bins, up to the percentile that all runs lie below
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """What is asked of the agent: that it holds a tanh-Gaussian policy to a divergence, as BRAC+ does."""
+
+    actor: ActorNetwork
+    critic: CriticNetwork
+    thresholds: DivergenceThresholds
+
+    def components(self) -> dict[str, Sequence[tf.Variable]]:
+        """All variables under stable names."""
+        ...
+
+
+class Probed(NamedTuple):
+    """A finished run of BRAC+, its networks as they were at its end. label: what the run is called in figures."""
+
+    run: Path
+    label: str
+    parts: Rebuilt
+    agent: Constrained
+    seed: tf.Tensor
+
+    def states(self) -> tf.Tensor:
+        """Of the data, drawn with replacement, the same for every run on them: [20000, O] in network units."""
+        return self.parts.dataset.sample((_STATES,), fold(self.seed, Purpose.MEASURED_STATES)).observation
+
+    def divergence(self, observation: tf.Tensor) -> np.ndarray:
+        """D at each of observations [M, O] in network units: [M] nats."""
+        return self.agent.thresholds.measured(observation, fold(self.seed, Purpose.POLICY_ACTION))
+
+
+def probe(run: Path) -> Probed:
+    """Opens a finished run of BRAC+.
+
+    Raises:
+      UserError: if it is not finished, or one of another agent.
+    """
+    saved_model(run)
+    facts, parts = read_facts(run), rebuild(run)
+    if not isinstance(parts.agent, Constrained):
+        raise UserError(f"{run}: a run of {facts['agent']}; this figure is of runs of BRAC+")
+    restore(run, parts.agent.components())
+    return Probed(run, f"{facts['agent']}, seed {facts['seed']}", parts, parts.agent, base_seed(0))
+
+
+def divergence_histogram(runs: Sequence[Path]) -> Picture:
+    """Figure 3: D(s) over the data's states, and the threshold that it is held to in the mean."""
+    probed = [probe(run) for run in runs]
+    found = {one.label: one.divergence(one.states()) for one in probed}
+    marks = tuple((f"threshold, {one.label}", float(one.agent.thresholds.divergence.numpy())) for one in probed)
+    panel = Panel(_data(probed), "D(s), nats", "share of states", _histograms(found), marks)
+    text = "; ".join(f"{label}: standard deviation {values.std():.3g}" for label, values in found.items())
+    caption = f"D at {_STATES} states of the data, {text} nats (the paper's figure 3)."
+    return Picture("3", caption, (panel,))
+
+
+def gradient_norms(
+    critic: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], observation: tf.Tensor, action: tf.Tensor
+) -> np.ndarray:
+    """||grad_a min_j Q_j(s, a)||_2 at observations [M, O] and actions [M, A]: [M], in units of Q per action unit."""
+    check_shapes((observation, "MO"), (action, "MA"))
+    everywhere = tf.ones([observation.shape[0]])
+    return action_gradient_penalty(critic, observation, action, everywhere, smooth_norm).numpy()
+
+
+def gradient_histogram(runs: Sequence[Path]) -> Picture:
+    """Figure 6: the norm of Q's gradient at actions of the policy where D(s) is beyond the penalty's threshold."""
+    probed, found = [probe(run) for run in runs], {}
+    for one in probed:
+        observation = one.states()
+        beyond = np.flatnonzero(one.divergence(observation) > float(one.agent.thresholds.penalty.numpy()))
+        if not len(beyond):
+            raise UserError(f"{one.run}: D is within the penalty's threshold at all of {_STATES} states")
+        there = tf.gather(observation, beyond)
+        action = draw_policy(one.agent.actor, there, 1, fold(one.seed, Purpose.POLICY_ACTION)).action
+        found[one.label] = gradient_norms(one.agent.critic.minimum, there, action)
+    panel = Panel(_data(probed), "norm of the gradient of Q in the action", "share of actions", _histograms(found))
+    text = "; ".join(f"{label}: median {np.median(values):.3g} of {len(values)}" for label, values in found.items())
+    return Picture("6", f"At sampled actions beyond eps_GP, {text} (the paper's figure 6).", (panel,))
+
+
+def episode_divergence(runs: Sequence[Path]) -> Picture:
+    """Figure 7: D(s_t) along the first episode of each run's own evaluation."""
+    panels = []
+    for one in map(probe, runs):
+        if one.parts.task is None:
+            raise UserError(f"{one.run}: was trained without an environment, so that there is no episode to follow")
+        seen = _episode(one)
+        along = one.divergence(tf.constant(one.parts.dataset.scaling.normalize_observation(seen)))
+        line = Line("D(s_t)", tuple(map(float, range(len(along)))), rounded(along))
+        threshold = float(one.agent.thresholds.divergence.numpy())
+        panels.append(
+            Panel(one.label, "t, environment steps", "D, nats", (line,), (("threshold", threshold),), upright=False)
+        )
+    return Picture("7", "D along one episode of the last policy (the paper's figure 7).", tuple(panels))
+
+
+def _episode(one: Probed) -> np.ndarray:
+    """The observations of the first episode that the run is evaluated by, [T, O] in the environment's units."""
+    task, facts = one.parts.task, read_facts(one.run)
+    assert task is not None
+    way, seen = LoadedPolicy(saved_model(one.run)).way(str(facts["action"])), list[np.ndarray]()
+    Evaluator(lambda: make_environment(task), task.horizon).run(
+        way,
+        1,
+        initializer_seed(int(str(facts["seed"])), "evaluation"),
+        watch=lambda played: seen.extend(played.observation),
+    )
+    return np.array(seen, np.float32)
+
+
+def _histograms(found: dict[str, np.ndarray]) -> tuple[Line, ...]:
+    """Shares of the values in bins that all runs have in common; what lies beyond the last is in the last."""
+    top = max(float(np.percentile(values, _LARGEST)) for values in found.values())
+    bottom = min(0.0, *(float(values.min()) for values in found.values()))
+    edges = np.linspace(bottom, top, _BINS + 1)
+    lines = []
+    for label, values in found.items():
+        counts = np.histogram(np.minimum(values, top), edges)[0]
+        lines.append(Line(label, rounded(edges[:-1]), rounded(counts / len(values)), kind="steps"))
+    return tuple(lines)
+
+
+def _data(probed: Sequence[Probed]) -> str:
+    """The data that all runs have learned from. Raises UserError if they are different."""
+    hashes = {one.parts.dataset.origin.sha256 for one in probed}
+    if len(hashes) > 1:
+        raise UserError(f"{probed[-1].run}: learned from other data than {probed[0].run}; give runs on the same data")
+    return probed[0].run.parent.parent.name
