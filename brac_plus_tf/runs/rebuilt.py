@@ -1,5 +1,6 @@
 """A run's agent made anew from its configuration, for what is asked of it beside its policy."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,6 @@ Components = Mapping[str, Sequence[tf.Variable]]
 class Rebuilt(NamedTuple):
     """A run's parts. task: what its policy was evaluated in, or None. agent: as built, see `restore`."""
 
-    experiment: Experiment
     dataset: OfflineDataset
     task: Task | None
     agent: Agent
@@ -38,9 +38,9 @@ def rebuild(run: Path) -> Rebuilt:
     names = sources_of(experiment.dataset)
     task = evaluation_task(experiment.environment, names)
     dataset = experiment.load_dataset(names, task)
-    return Rebuilt(
-        experiment, dataset, task, experiment.build_agent(problem_of(dataset, task or dataset_task(names[0])), 0)
-    )
+    # a trial's agent is the whole one with its stages cut short, and here none is trained
+    whole = dataclasses.replace(experiment, smoke=False)
+    return Rebuilt(dataset, task, whole.build_agent(problem_of(dataset, task or dataset_task(names[0])), 0))
 
 
 def restore(run: Path, components: Components) -> None:
