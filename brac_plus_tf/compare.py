@@ -45,20 +45,23 @@ def main(argv: Sequence[str]) -> None:
         for number, cell in enumerate(cells, start=1)
     }
     missing = {place: cell for place, cell in places.items() if not is_done(cell)}
-    engine = _engine(values) if missing else None
-    if missing:
+    engine = _engine(values) if missing and values.engine != "none" else None
+    if engine:
         check_comparable(cells)
     for place in (place for place in places if place not in missing):
         keep_record(places[place])
         print(f"{place}: done before", flush=True)
     imports = [f"--import={module}" for module in command_line.flag_value("import")]
     failed = train_all(missing, [f"--root_dir={values.root_dir}", *imports], engine) if engine else []
-    finished = [cell for cell in cells if cell not in failed]
+    absent = failed if engine else list(missing.values())
+    finished = [cell for cell in cells if cell not in absent]
     if not finished:
-        raise UserError("every run failed; its message is above")
+        raise UserError("every run failed; its message is above" if engine else "none of the runs is there")
     output = Path(f"{values.output}{SUFFIX}") if values.smoke else values.output
     print(write_comparison(collect(finished), output).read_text())
     print(f"results: {output}")
+    if absent and not engine:
+        print(f"{len(absent)} of {len(cells)} runs are not there; without --engine=none they are trained")
     if failed:
         names = ", ".join(str(cell.directory) for cell in failed)
         raise UserError(f"{len(failed)} of {len(cells)} runs failed and are missing in the table: {names}")
@@ -131,7 +134,9 @@ if __name__ == "__main__":
         "grid", [], "Name.parameter=value,value: a variant of each agent for each value; may repeat, for combinations."
     )
     command_line.define_training_flags()
-    flags.DEFINE_enum("engine", "local", ["local", "ray", "slurm"], "Where runs are trained: here or on a cluster.")
+    flags.DEFINE_enum(
+        "engine", "local", ["local", "ray", "slurm", "none"], "Where runs are trained; none: what is there is compared."
+    )
     flags.DEFINE_integer("jobs", 1, "local: runs trained at a time, each on its share of the cores.", lower_bound=1)
     flags.DEFINE_integer("cores", 1, "ray, slurm: cores of each run.", lower_bound=1)
     flags.DEFINE_string("ray_address", None, "Cluster, such as 10.0.0.1:6379; default: one of this machine's cores.")

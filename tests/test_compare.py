@@ -287,6 +287,11 @@ def test_a_kept_record_does_for_a_run_of_the_same_settings(compared, arguments, 
     table = (root / "out" / "table.md").read_text()
     assert (tmp_path / "elsewhere" / "out" / "table.md").read_text() == table and table in first.stdout
     (records / "hopper__sac_tiny__0.json").unlink()
+    there = compare(arguments, tmp_path / "elsewhere", f"--records={records}", "--engine=none")
+    assert there.status == 0 and "training" not in there.stdout and "| hopper |" in there.stdout, there.stderr
+    assert there.stdout.splitlines()[-1] == "1 of 2 runs are not there; without --engine=none they are trained"
+    none = compare(arguments, tmp_path / "elsewhere", f"--records={tmp_path / 'empty'}", "--engine=none")
+    assert (none.status, none.stderr) == (1, "error: none of the runs is there\n")
     changed = compare(arguments, tmp_path / "elsewhere", f"--records={records}", "--agents=sac", "--seeds=1")
     assert changed.status == 0 and "training" in changed.stdout
     assert (records / "hopper__sac_tiny__1.json").exists()

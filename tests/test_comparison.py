@@ -131,8 +131,8 @@ def test_one_seed_has_no_interval_and_a_failed_run_says_so(cells, tmp_path):
     some = [cell for cell in cells if cell.seed == 0 and (cell.agent, cell.dataset[:4]) != ("bc", "half")]
     rows = rows_of(write_comparison(collect(some), tmp_path / "out").read_text())
     assert rows[2] == ("hopper-medium-replay", ["0.0", "70.0 (paper 72.7)"])
-    assert rows[3][1][0] == "failed"
-    assert ("IQM", ["runs failed", "60.0"]) in rows
+    assert rows[3][1][0] == "missing"
+    assert ("IQM", ["1 run missing", "60.0"]) in rows
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import gin
 
-from brac_plus_tf.comparison.records import Cell, find_record, kept_record
+from brac_plus_tf.comparison.records import Cell, finished_facts, kept_record
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
 from brac_plus_tf.core.settings import HyperParameters
@@ -194,8 +194,8 @@ def is_done(cell: Cell) -> bool:
     Raises:
       UserError: if the record is one of other settings, which the run's own would replace.
     """
-    record, kept = find_record(cell), kept_record(cell)
-    if record is None:
+    kept, facts = kept_record(cell), finished_facts(cell.directory)
+    if not facts and not kept:
         return False
     configuration.parse(cell.gin_files, cell.bindings)
     own = configuration.fingerprint()
@@ -203,4 +203,4 @@ def is_done(cell: Cell) -> bool:
     if kept and kept["run"].get("configuration") != own:
         raise UserError(f"{cell.record}: the record of a run with other settings; give another --records, or remove it")
     unfinished = (cell.directory / "run.json").exists() and not (cell.directory / "saved_model").exists()
-    return bool(record["run"].get("configuration") == own and not unfinished)
+    return not unfinished and (facts or kept["run"]).get("configuration") == own  # type: ignore[index]

@@ -12,6 +12,7 @@ from brac_plus_tf.runs.facts import read_facts, settings
 from brac_plus_tf.runs.metrics_log import read_metrics, read_speeds
 
 FORMAT = 1
+_EVALUATION = "evaluation.json"
 _EACH = ("returns", "scores", "lengths")  # an evaluation's lists of episodes, which are most of a run's bytes
 
 
@@ -61,6 +62,13 @@ def record_of(run: Path) -> dict[str, Any] | None:
     }
 
 
+def finished_facts(run: Path) -> dict[str, Any] | None:
+    """run.json's content of a run that has been evaluated or judged; None for any other."""
+    if not (run / _EVALUATION).exists() and read_estimate(run) is None:
+        return None
+    return dict(read_facts(run))
+
+
 def find_record(cell: Cell) -> dict[str, Any] | None:
     """Of the run's own directory, if it is finished there, else the one that was kept; None if there is neither.
 
@@ -91,5 +99,5 @@ def keep_record(cell: Cell) -> None:
 
 
 def _evaluation(run: Path) -> dict[str, Any] | None:
-    path = run / "evaluation.json"
+    path = run / _EVALUATION
     return json.loads(path.read_text()) if path.exists() else None

@@ -146,7 +146,7 @@ def _improvements(scores: Mapping[str, Scores]) -> list[str]:
 
 def _score_entry(runs: list[Result]) -> str:
     if not runs:
-        return "failed"
+        return "missing"
     if judgements := [run.judgement for run in runs if run.judgement]:
         return _estimate_entry(judgements)
     text = _with_interval([_scores(runs)], mean)
@@ -163,8 +163,8 @@ def _last_evaluations_entry(runs: list[Result]) -> str:
 
 
 def _iqm_entry(runs_of_tasks: Sequence[list[Result]], seeds: int) -> str:
-    if any(len(runs) < seeds for runs in runs_of_tasks):
-        return "runs failed"
+    if missing := sum(seeds - len(runs) for runs in runs_of_tasks):
+        return f"{missing} run{'s' if missing > 1 else ''} missing"
     return _with_interval([_scores(runs) for runs in runs_of_tasks], interquartile_mean)
 
 
