@@ -31,7 +31,7 @@ else:
     import tomli as tomllib  # comes with pytest there
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
-COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "tests", "examples", "pyproject.toml", "setup.py")
+COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "studies", "tests", "examples", "pyproject.toml", "setup.py")
 COPIED_TEXTS = ("README.md", "CONTRIBUTING.md", "MANIFEST.in")
 
 _OUTCOMES: dict[int | None, str] = {pytest.ExitCode.OK: "survived", pytest.ExitCode.TESTS_FAILED: "killed"}
