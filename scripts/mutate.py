@@ -31,8 +31,8 @@ else:
     import tomli as tomllib  # comes with pytest there
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
-COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "studies", "tests", "examples", "pyproject.toml", "setup.py")
-COPIED_TEXTS = ("README.md", "CONTRIBUTING.md", "MANIFEST.in")
+COPIED = ("brac_plus_tf", "gin_configs", "quickstart", "scripts", "studies", "tests", "examples")
+COPIED_TEXTS = ("README.md", "CONTRIBUTING.md", "MANIFEST.in", "pyproject.toml", "setup.py")
 
 _OUTCOMES: dict[int | None, str] = {pytest.ExitCode.OK: "survived", pytest.ExitCode.TESTS_FAILED: "killed"}
 _SERVER = multiprocessing.get_context("forkserver")  # its processes begin with TensorFlow imported and nothing run
