@@ -2,7 +2,7 @@
 
     python -m brac_plus_tf.figures --figure=5
     python -m brac_plus_tf.figures --figure=2b --records=results/ablations
-    python -m brac_plus_tf.figures --figure=3,6 --runs=RUN,RUN
+    python -m brac_plus_tf.figures --figure=3,6 --runs=RUN,RUN --labels=global,state-wise
 
 4 and 5 are arithmetic; 1, 2a, 2b, 2c and 8 are drawn from the kept records of a study; 3, 6 and 7 from finished runs of
 BRAC+ with their data. --numbers draws again from the JSON, without any of them.
@@ -76,13 +76,15 @@ def main(argv: Sequence[str]) -> None:
 def _makers(values: flags.FlagValues) -> Mapping[str, Callable[[], "Picture"]]:
     from brac_plus_tf.paper import probes, toys
 
-    runs = [Path(name) for name in values.runs]
+    labels = values.labels or [""] * len(values.runs)
+    if len(labels) != len(values.runs):
+        raise UserError(f"--labels: {len(labels)} for {len(values.runs)} runs; give one for each")
 
-    def of_runs(make: Callable[[Sequence[Path]], "Picture"]) -> Callable[[], "Picture"]:
+    def of_runs(make: Callable[[Sequence[probes.Probed]], "Picture"]) -> Callable[[], "Picture"]:
         def made() -> "Picture":
-            if not runs:
+            if not values.runs:
                 raise UserError("--runs: this figure needs finished runs of BRAC+")
-            return make(runs)
+            return make([probes.probe(Path(run), label) for run, label in zip(values.runs, labels, strict=True)])
 
         return made
 
@@ -113,6 +115,7 @@ def _ablation(values: flags.FlagValues, name: str) -> "Picture":
 if __name__ == "__main__":
     flags.DEFINE_list("figure", [], "1, 2a, 2b, 2c, 3, 4, 5, 6, 7 or 8; several with commas.")
     flags.DEFINE_list("runs", [], "Directories of finished runs of BRAC+, for 3, 6 and 7.")
+    flags.DEFINE_list("labels", [], "What the runs are called; default: their agents and seeds.")
     command_line.define_path("records", "results/ablations", "Kept records of the study, for 1, 2a, 2b, 2c and 8.")
     flags.DEFINE_string("study", "studies/ablations.gin", "The study whose records they are.")
     flags.DEFINE_list("numbers", [], "JSON files of figures, to draw them again.")

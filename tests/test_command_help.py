@@ -32,7 +32,7 @@ FLAGS = {
         | {"study", "data_dir", "grid", "records", "engine", "cores", "ray_address", "slurm"},
     ),
     "plot": (set(), {"output"}),
-    "figures": (set(), {"figure", "runs", "records", "study", "numbers", "output"}),
+    "figures": (set(), {"figure", "runs", "labels", "records", "study", "numbers", "output"}),
     "inspect_dataset": (set(), {"env", "output", "model", "gin_bindings"}),
     "convert_to_minari": (set(), {"env", "algorithm", "gin_bindings"}),
     "train_online": (

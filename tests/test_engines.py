@@ -160,8 +160,7 @@ def test_a_worker_waits_for_a_process_that_still_has_the_run(program, tmp_path):
     other = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path / "run" / ".lock")], stdout=subprocess.PIPE)
     other.stdout.readline()
     assert Worker().run(order(["0"], tmp_path / "run", tmp_path / "log", 1)) == 0
-    assert other.poll() is not None or other.wait(5) == 0
-    assert (tmp_path / "log").stat().st_mtime >= (tmp_path / "run" / ".lock").stat().st_mtime
+    assert other.poll() == 0  # it was gone before the command, which takes longer than that to start, had ended
 
 
 def test_the_command_does_not_outlive_its_worker(program, tmp_path):

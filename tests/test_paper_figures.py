@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -222,19 +223,19 @@ def test_a_probed_run_has_its_last_networks(run):
 
 
 def test_histograms_are_shares_of_all_states(run):
-    picture = probes.divergence_histogram([run])
+    picture = probes.divergence_histogram([probes.probe(run, "mine")])
     (panel,) = picture.panels
     assert sum(panel.lines[0].y) == pytest.approx(1.0, abs=1e-4) and panel.title == "hopper"
     (label, threshold), *_ = panel.marks
     rows = (run / "metrics.csv").read_text().splitlines()
     last = [row.split(",")[-1] for row in rows if row.startswith("main") and ",divergence_threshold," in row][-1]
-    assert threshold == pytest.approx(float(last), rel=1e-5) and label.startswith("threshold, ")
-    gradients = probes.gradient_histogram([run]).panels[0].lines[0]
+    assert threshold == pytest.approx(float(last), rel=1e-5) and label == "threshold" and panel.lines[0].label == "mine"
+    gradients = probes.gradient_histogram([probes.probe(run)]).panels[0].lines[0]
     assert sum(gradients.y) == pytest.approx(1.0, abs=1e-4) and min(gradients.x) >= 0.0
 
 
 def test_the_divergence_along_the_first_episode_of_the_evaluation(run):
-    (panel,) = probes.episode_divergence([run]).panels
+    (panel,) = probes.episode_divergence([probes.probe(run)]).panels
     length = json.loads((run / "evaluation.json").read_text())["lengths"][0]
     assert len(panel.lines[0].y) == length and not panel.upright
     probed = probes.probe(run)
@@ -253,6 +254,7 @@ def test_a_run_of_another_agent_or_other_data_is_refused(run, tmp_path):
     for flags, message in (
         ([f"--runs={other}", "--figure=3"], "this figure is of runs of BRAC+"),
         (["--figure=7"], "--runs: this figure needs finished runs of BRAC+"),
+        ([f"--runs={run}", "--figure=3", "--labels=a,b"], "--labels: 2 for 1 runs; give one for each"),
         (["--figure=9"], "--figure: 9 is none of 1, 2a, 2b, 2c, 3, 4, 5, 6, 7, 8"),
         ([], "--figure: none is none of"),
         (["--figure=2a", f"--records={tmp_path}"], "holds none of the study's runs"),
@@ -278,3 +280,16 @@ def test_the_command_draws_and_draws_again(run, tmp_path):
     again = tiny.run_here("figures", f"--numbers={out / 'figure_3.json'}", f"--output={tmp_path / 'again'}")
     assert again.status == 0, again.stderr
     assert (tmp_path / "again" / "figure_3.svg").read_bytes() == (out / "figure_3.svg").read_bytes()
+
+
+def test_the_noise_of_the_divergence_is_parted_by_its_sources():
+    """Against numbers of known parts: actions move a state's value by 2, latents by 0.5, on the average."""
+    sys.path.insert(0, str(tiny.PROJECT / "scripts"))
+    from divergence_noise import components
+
+    generator = np.random.default_rng(0)
+    state, action = 10.0 * generator.normal(size=(1, 1, 400)), 2.0 * generator.normal(size=(40, 1, 400))
+    between, within = components(state + action + 0.5 * generator.normal(size=(40, 8, 400)))
+    assert between == pytest.approx(4.0, rel=0.03) and within == pytest.approx(0.25, rel=0.03)
+    # two actions, two latents, one state, by hand: within 2 each; means 1 and 5 have 8, less 2 / 2
+    assert components(np.array([[[0.0], [2.0]], [[4.0], [6.0]]])) == (7.0, 2.0)

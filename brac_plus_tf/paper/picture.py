@@ -99,7 +99,8 @@ def draw(picture: Picture) -> Figure:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    columns = max(1, 2 * len(picture.panels))
+    width = 110 * len(picture.panels) // (10 + max(map(len, handles), default=1))  # in letters
+    columns = max(1, min(2 * len(picture.panels), width // 2))
     plain(
         figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=columns, frameon=False)
     )

@@ -56,9 +56,10 @@ class Probed(NamedTuple):
         return self.agent.thresholds.measured(observation, fold(self.seed, Purpose.POLICY_ACTION))
 
 
-def probe(run: Path) -> Probed:
+def probe(run: Path, label: str = "") -> Probed:
     """Opens a finished run of BRAC+.
 
+    Args: label: what it is called; by default its agent and seed.
     Raises:
       UserError: if it is not finished, or one of another agent.
     """
@@ -67,14 +68,15 @@ def probe(run: Path) -> Probed:
     if not isinstance(parts.agent, Constrained):
         raise UserError(f"{run}: a run of {facts['agent']}; this figure is of runs of BRAC+")
     restore(run, parts.agent.components())
-    return Probed(run, f"{facts['agent']}, seed {facts['seed']}", parts, parts.agent, base_seed(0))
+    return Probed(run, label or f"{facts['agent']}, seed {facts['seed']}", parts, parts.agent, base_seed(0))
 
 
-def divergence_histogram(runs: Sequence[Path]) -> Picture:
+def divergence_histogram(probed: Sequence[Probed]) -> Picture:
     """Figure 3: D(s) over the data's states, and the threshold that it is held to in the mean."""
-    probed = [probe(run) for run in runs]
     found = {one.label: one.divergence(one.states()) for one in probed}
     marks = tuple((f"threshold, {one.label}", float(one.agent.thresholds.divergence.numpy())) for one in probed)
+    if len({round(value, 2) for _, value in marks}) == 1:
+        marks = (("threshold", marks[0][1]),)
     panel = Panel(_data(probed), "D(s), nats", "share of states", _histograms(found), marks)
     text = "; ".join(f"{label}: standard deviation {values.std():.3g}" for label, values in found.items())
     caption = f"D at {_STATES} states of the data, {text} nats (the paper's figure 3)."
@@ -90,9 +92,9 @@ def gradient_norms(
     return action_gradient_penalty(critic, observation, action, everywhere, smooth_norm).numpy()
 
 
-def gradient_histogram(runs: Sequence[Path]) -> Picture:
+def gradient_histogram(probed: Sequence[Probed]) -> Picture:
     """Figure 6: the norm of Q's gradient at actions of the policy where D(s) is beyond the penalty's threshold."""
-    probed, found = [probe(run) for run in runs], {}
+    found = {}
     for one in probed:
         observation = one.states()
         beyond = np.flatnonzero(one.divergence(observation) > float(one.agent.thresholds.penalty.numpy()))
@@ -106,10 +108,10 @@ def gradient_histogram(runs: Sequence[Path]) -> Picture:
     return Picture("6", f"At sampled actions beyond eps_GP, {text} (the paper's figure 6).", (panel,))
 
 
-def episode_divergence(runs: Sequence[Path]) -> Picture:
+def episode_divergence(probed: Sequence[Probed]) -> Picture:
     """Figure 7: D(s_t) along the first episode of each run's own evaluation."""
     panels = []
-    for one in map(probe, runs):
+    for one in probed:
         if one.parts.task is None:
             raise UserError(f"{one.run}: was trained without an environment, so that there is no episode to follow")
         seen = _episode(one)
