@@ -127,6 +127,7 @@ def test_a_share_of_the_cores_is_free_again_when_its_run_is_over(program, tmp_pa
 
 
 def test_a_worker_runs_the_command_as_the_comparison_would(program, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONLY_THERE", "of the comparison")
     given = order(["3"], tmp_path / "run", tmp_path / "new" / "log", 2)
     monkeypatch.setenv("ONLY_THERE", "of the worker's machine")
     assert Worker().run(given) == 3
