@@ -48,7 +48,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8,<10",
-            "pytest-xdist>=3.5,<4",
+            "pytest-xdist>=3.7,<4",
             "hypothesis>=6,<7",
             "scipy>=1.11,<2",
             "ruff>=0.6,<1",

@@ -28,3 +28,16 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+# Files that take minutes, the longest first: begun last, one of them would run alone while the other core is idle.
+LONG = (
+    *("test_kills", "test_readme", "test_engines", "test_compare", "test_commands", "test_collection", "test_brac_plus"),
+    *("test_surroundings", "test_select", "test_paper_figures", "test_outsiders", "test_exports", "test_configs"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, the others as they were."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
