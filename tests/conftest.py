@@ -31,9 +31,9 @@ def pytest_collection_finish():
 
 
 # Files that take minutes, the longest first: begun last, one of them would run alone while the other core is idle.
-LONG = (
-    *("test_kills", "test_readme", "test_engines", "test_compare", "test_commands", "test_collection", "test_brac_plus"),
-    *("test_surroundings", "test_select", "test_paper_figures", "test_outsiders", "test_exports", "test_configs"),
+LONG = tuple(
+    "test_kills test_readme test_engines test_compare test_commands test_collection test_brac_plus test_surroundings "
+    "test_select test_paper_figures test_outsiders test_exports test_configs".split()
 )
 
 
