@@ -16,7 +16,7 @@ from brac_plus_tf.comparison.engines import LocalEngine
 from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.slurm_engine import SlurmEngine
 from brac_plus_tf.comparison.training import BEGINNINGS, train_all
-from brac_plus_tf.comparison.workers import Worker, order
+from brac_plus_tf.comparison.workers import Order, Worker, order
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import lock_directory
 from brac_plus_tf.core.stopping import Interrupted
@@ -250,7 +250,7 @@ def parent(process: int) -> int:
     return int(pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -260,6 +260,35 @@ def cluster():
     yield made
     made.shutdown()
     assert not ray.is_initialized()
+
+
+def test_a_run_on_a_cluster_is_stopped_and_one_that_waits_never_begins(cluster, program, tmp_path):
+    from brac_plus_tf.comparison.ray_engine import RayEngine, RayTraining
+
+    engine = RayEngine(cluster.address, 1)
+    try:
+        logs = [tmp_path / f"{seed}.log" for seed in range(3)]
+        first, second = (engine.start(["--seed=0"], log.with_suffix(""), log) for log in logs[:2])
+        wait_for(lambda: all(log.exists() and log.read_text() for log in logs[:2]))
+        third = engine.start(["--seed=0"], logs[2].with_suffix(""), logs[2])  # both nodes are taken
+        assert engine.has_room() and first.poll() is None
+        for training in (third, second):
+            training.stop(signal.SIGTERM)
+        assert wait_for(lambda: [second.poll()] != [None] and [second.poll()]) == [
+            143
+        ]  # as the program ends by SIGTERM
+        assert wait_for(lambda: [third.poll()] != [None] and [third.poll()])[0] < 0 and not logs[2].exists()
+        assert first.poll() is None
+        following = engine.start(["3"], tmp_path / "run", tmp_path / "other.log")  # in the second one's place
+        assert wait_for(lambda: [following.poll()] != [None] and [following.poll()]) == [3]
+        elsewhere = Order(("0",), "/not/there", str(tmp_path / "run"), str(tmp_path / "lost.log"), (), 1)
+        lost = RayTraining(engine._ray, engine._actor.remote(), elsewhere)
+        assert wait_for(lambda: [lost.poll()] != [None] and [lost.poll()]) == [1]
+        assert "error: /not/there: not on" in (tmp_path / "lost.log").read_text()
+        first.stop(signal.SIGTERM)
+        wait_for(lambda: first.poll() is not None)
+    finally:
+        engine.close()
 
 
 def test_a_killed_worker_and_a_killed_caller_lose_nothing(cluster, tmp_path):
