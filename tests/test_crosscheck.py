@@ -1,0 +1,36 @@
+"""The cross-check with d3rlpy: what it is given, against a file made by hand; d3rlpy itself is not needed for that."""
+
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+
+sys.path.insert(0, str(tiny.PROJECT / "scripts"))
+
+import d3rlpy_crosscheck
+
+from brac_plus_tf.environments.tasks import find_task
+
+
+def test_the_file_is_given_as_it_is_but_for_an_end_that_no_flag_says(tmp_path):
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = np.arange(8.0).reshape(4, 2), np.full((4, 1), 0.5)
+        file["rewards"] = np.array([1.0, 2.0, 3.0, 4.0])
+        file["terminals"], file["timeouts"] = np.array([0, 1, 0, 0], bool), np.zeros(4, bool)
+    given = d3rlpy_crosscheck.read(path)
+    assert {values.dtype.name for values in given.values()} == {"float32"}
+    assert given["rewards"].shape == (4, 1) and given["observations"][3].tolist() == [6.0, 7.0]
+    assert given["terminals"].tolist() == [0.0, 1.0, 0.0, 0.0] and given["timeouts"].tolist() == [0.0, 0.0, 0.0, 1.0]
+    with h5py.File(path, "a") as file:
+        file["terminals"][3] = True
+    assert d3rlpy_crosscheck.read(path)["timeouts"].tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("environment", d3rlpy_crosscheck.REFERENCE)
+def test_scores_are_this_packages(environment):
+    returns = np.array([-100.0, 0.0, 3000.0])
+    expected = find_task(environment).normalized_score(returns)
+    np.testing.assert_allclose(d3rlpy_crosscheck.score(returns, environment), expected, rtol=1e-6)
