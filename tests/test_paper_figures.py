@@ -202,7 +202,11 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paper")
     dataset = tiny.write_hopper_dataset(folder / "hopper.hdf5")
     sizes = ["Actor.hidden_sizes", "Critic.hidden_sizes", "VAEEnsemble.hidden_sizes", "StateMultiplier.hidden_sizes"]
-    bindings = [*(f"{name} = (8,)" for name in sizes), "Improvement.policy_learning_rate = 1e-2"]
+    bindings = [
+        *(f"{name} = (8,)" for name in sizes),
+        "Improvement.policy_learning_rate = 1e-2",
+        "Loop.compiled = False",
+    ]
     outcome = tiny.run_here(
         "train",
         *("--gin_file=brac_plus/short.gin", f"--dataset={dataset}", f"--root_dir={folder / 'runs'}", "--smoke"),
