@@ -203,6 +203,16 @@ def test_a_job_ends_as_its_command_does_and_leaves_no_number(program, tmp_path):
 
 
 @pytest.mark.skipif(not SLURM, reason="no SLURM")
+def test_what_slurm_refuses_is_said_in_one_line(program, tmp_path):
+    engine = SlurmEngine(tmp_path / "jobs", 1, {"slurm_partition": "nowhere"})
+    with pytest.raises(UserError, match=r"--engine=slurm: .*Invalid partition"):
+        engine.start(["0"], tmp_path / "run", tmp_path / "log")
+    assert not (tmp_path / "run.job").exists()
+    with pytest.raises(UserError, match=r"--engine=slurm: .*partitoin"):
+        SlurmEngine(tmp_path / "jobs", 1, {"partitoin": "nowhere"})
+
+
+@pytest.mark.skipif(not SLURM, reason="no SLURM")
 def test_a_job_outlives_the_comparison_which_finds_it_again_and_may_cancel_it(program, tmp_path):
     pytest.importorskip("submitit")
     engine, log = SlurmEngine(tmp_path / "jobs", 1, {}), tmp_path / "log"

@@ -47,7 +47,10 @@ class SlurmEngine:
         if job is None:
             given = order(arguments, directory, log, self._cores)
             self._executor.update_parameters(name=f"brac_{directory.parent.name}_{directory.name}")
-            job = self._executor.submit(Job(given))
+            try:
+                job = self._executor.submit(Job(given))
+            except self._submitit.core.utils.FailedJobError as error:
+                raise UserError(f"--engine=slurm: {str(error).strip().splitlines()[-1]}") from error
             number.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(number, f"{job.job_id}\n".encode())
         return SlurmTraining(self._submitit, job, number, log)
