@@ -135,6 +135,12 @@ def test_one_seed_has_no_interval_and_a_failed_run_says_so(cells, tmp_path):
     assert ("IQM", ["1 run missing", "60.0"]) in rows
 
 
+def test_seeds_that_are_not_there_are_counted_and_not_averaged_over(cells, tmp_path):
+    some = [cell for cell in cells if (cell.agent, cell.seed) != ("bc", 1)]
+    rows = dict(rows_of(write_comparison(collect(some), tmp_path / "out").read_text()))
+    assert rows["IQM"][0] == "2 runs missing" and rows["IQM"][1] != "2 runs missing"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
