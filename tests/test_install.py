@@ -110,6 +110,7 @@ print(brac_plus_tf.__file__)
         "brac_plus_tf.comparison.curves matplotlib",
         "brac_plus_tf.environments.equivalents gymnasium",
         "brac_plus_tf.environments.wrappers gymnasium",
+        *(f"brac_plus_tf.paper.{name} matplotlib" for name in ("ablations", "picture", "probes", "toys")),
         "brac_plus_tf.reporting.report matplotlib",
         "brac_plus_tf.runs.curves matplotlib",
         f"{installed / 'brac_plus_tf' / '__init__.py'}",
