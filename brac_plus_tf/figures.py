@@ -23,13 +23,13 @@ from brac_plus_tf.core.gin_files import find_gin_file
 if TYPE_CHECKING:  # it needs matplotlib
     from brac_plus_tf.paper.picture import Picture
 
+_PENALTY = (
+    {"kl state": "without penalty", "": "with gradient penalty"},
+    "BRAC+ with and without gradient penalty.",
+)
 # variants of the study and what a curve of each is called; the caption; whether Q is shown, too
 _ABLATIONS: dict[str, tuple[dict[str, str], str, bool]] = {
-    "1": (
-        {"kl state": "without penalty", "": "with gradient penalty"},
-        "BRAC+ with and without gradient penalty.",
-        True,
-    ),
+    "1": (*_PENALTY, True),
     "2a": (
         {"mmd global": "MMD", "kl global": "bound on KL"},
         "Held to the data by the MMD and by the bound on KL; one multiplier, no gradient penalty.",
@@ -40,11 +40,7 @@ _ABLATIONS: dict[str, tuple[dict[str, str], str, bool]] = {
         "One multiplier and one a state; no gradient penalty.",
         False,
     ),
-    "2c": (
-        {"kl state": "without penalty", "": "with gradient penalty"},
-        "BRAC+ with and without gradient penalty.",
-        False,
-    ),
+    "2c": (*_PENALTY, False),
     "8": (
         {"": "log 4 per entry narrower than the data", "entropy as the data": "as wide as the data"},
         "BRAC+ by how random its policy may be.",

@@ -10,6 +10,7 @@ from typing import Any
 from brac_plus_tf.comparison.engines import open_log
 from brac_plus_tf.comparison.workers import Order, Worker, order
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 
 _STORE = 100_000_000  # bytes of shared memory: results go by files, and containers have little of it
 
@@ -26,10 +27,7 @@ class RayEngine:
           UserError: if Ray is not installed or the cluster does not answer.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would call home
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--engine=ray: Ray is not installed; pip install 'brac_plus_tf[ray]'") from error
+        ray = import_extra("ray", "ray")
         own: dict[str, Any] = {"num_cpus": len(os.sched_getaffinity(0)), "object_store_memory": _STORE}
         try:
             # in a container Ray would count the machine's cores; on a cluster others have said how many there are
@@ -38,9 +36,8 @@ class RayEngine:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--ray_address={address}: {str(error).splitlines()[0]}") from error
         # two threads: one waits for the command, the other takes the order to stop it
-        self._actor: Any = ray.remote(Worker).options(num_cpus=cores, max_concurrency=2)
-        self._ray: Any = ray
-        self._cores = cores
+        self._actor = ray.remote(Worker).options(num_cpus=cores, max_concurrency=2)
+        self._ray, self._cores = ray, cores
 
     def has_room(self) -> bool:
         """Ray has a queue."""

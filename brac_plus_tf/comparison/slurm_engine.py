@@ -8,6 +8,7 @@ from typing import Any
 from brac_plus_tf.comparison.engines import open_log
 from brac_plus_tf.comparison.workers import Order, Worker, order
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.core.extras import import_extra
 from brac_plus_tf.core.files import write_atomically
 
 
@@ -23,10 +24,7 @@ class SlurmEngine:
         Raises:
           UserError: if submitit is not installed, there is no SLURM or it knows no such option.
         """
-        try:
-            import submitit
-        except ImportError as error:
-            raise UserError("--engine=slurm: submitit is not installed; pip install 'brac_plus_tf[slurm]'") from error
+        submitit = import_extra("submitit", "slurm")
         self._submitit, self._folder, self._cores = submitit, folder.absolute(), cores
         try:
             self._executor = submitit.AutoExecutor(folder=self._folder, cluster=cluster)
@@ -62,7 +60,7 @@ class SlurmEngine:
         """The job that an earlier call gave this run, if it is not over."""
         if not number.exists():
             return None
-        job: Any = self._submitit.SlurmJob(folder=self._folder, job_id=number.read_text().strip())
+        job = self._submitit.SlurmJob(folder=self._folder, job_id=number.read_text().strip())
         return None if job.done(force_check=True) else job
 
 
