@@ -144,5 +144,5 @@ if __name__ == "__main__":
     command_line.define_path(
         "records", None, "Directory for a small file of each finished run, which does for the run."
     )
-    command_line.define_path("output", "comparison", "Directory for table.md, scores.csv and curves.png.")
+    command_line.define_path("output", "comparison", "Directory for table.md, scores.csv, curves.png and profiles.png.")
     command_line.run_command(main)

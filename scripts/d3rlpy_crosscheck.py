@@ -5,7 +5,9 @@ usage: python scripts/d3rlpy_crosscheck.py AGENT DATASET.hdf5 ENVIRONMENT SEED O
 AGENT: bc, td3_bc, iql, cql or bear. It runs in an interpreter of its own, where d3rlpy 2.8.1, h5py, gymnasium and
 mujoco are installed; this package is not needed there. OUTPUT holds the score of the last policy in 100 episodes.
 
-Where the two differ: d3rlpy's CQL has no steps of cloning before it (here 5,000), and its batches are drawn anew.
+Where the two differ: d3rlpy's CQL has no steps of cloning before it (here 5,000), and its batches are drawn anew. Its
+cloning is of the squared distance, of a stochastic policy, too (which is driven to its smallest deviation): what it
+is compared with is TD3+BC here without its Q (`studies/crosscheck.gin`), not the likelihood of `bc/base.gin`.
 """
 
 import hashlib
@@ -61,7 +63,7 @@ def build(agent: str, steps: int) -> Any:
     algorithms = d3rlpy.algos
     made = {
         "bc": lambda: algorithms.BCConfig(
-            policy_type="stochastic", learning_rate=5e-4, encoder_factory=VectorEncoderFactory([200, 200]), **shared
+            policy_type="deterministic", learning_rate=3e-4, encoder_factory=wide, **shared
         ),
         "td3_bc": lambda: algorithms.TD3PlusBCConfig(**networks, **shared),
         "iql": lambda: algorithms.IQLConfig(
@@ -104,10 +106,8 @@ def main() -> None:
     logger = d3rlpy.logging.NoopAdapterFactory()
     algorithm.fit(data, n_steps=steps, n_steps_per_epoch=2000, logger_adapter=logger, show_progress=False)
     seconds = time.perf_counter() - start
-    # a clone draws its actions here as there; BEAR's predict takes the best of 100 draws by Q, as max_q does
-    scores = score(
-        play(algorithm.sample_action if agent == "bc" else algorithm.predict, environment, int(seed)), environment
-    )
+    # BEAR's predict takes the best of 100 draws by Q, as max_q does
+    scores = score(play(algorithm.predict, environment, int(seed)), environment)
     record = {
         "agent": agent,
         "dataset": Path(path).name,

@@ -247,7 +247,7 @@ def test_it_trains_every_run_and_writes_the_table(compared):
         assert row["run"] == str(root / "hopper" / f"{agent}_tiny" / "0")
     # BC and SAC saw the same episodes: as many, of the same starts
     assert (root / "out" / "table.md").read_text() in outcome.stdout
-    assert {path.name for path in (root / "out").iterdir()} == {"table.md", "scores.csv", "curves.png"}
+    assert {path.name for path in (root / "out").iterdir()} == {"table.md", "scores.csv", "curves.png", "profiles.png"}
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="one core")

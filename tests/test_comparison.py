@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brac_plus_tf.comparison.curves import draw_curves
+from brac_plus_tf.comparison.curves import draw_curves, draw_profiles
 from brac_plus_tf.comparison.records import Cell, find_record, keep_record
 from brac_plus_tf.comparison.report import write_comparison
 from brac_plus_tf.comparison.results import Result, collect, published_score
@@ -97,6 +97,17 @@ def test_agents_are_set_against_each_other(cells, tmp_path):
     assert entry.startswith("0.33 [")  # 2 is as good as two of three, 3 better than these: (2 / 2 + 2) / 9
 
 
+def test_agents_are_set_against_each_other_where_both_have_runs(cells, tmp_path):
+    """Of brac_plus's 70 80 90 and bc's, on the one dataset that is left of bc's, and of an agent on the other alone."""
+    other = Cell("sac", "halfcheetah-medium-replay", 0, write_run(tmp_path / "sac", 52.0))
+    some = [cell for cell in cells if (cell.agent, cell.dataset[:4]) != ("bc", "half")]
+    rows = rows_of(write_comparison(collect([*some, other]), tmp_path / "out").read_text())
+    assert ("bc", ["", "0.00 [0.00, 0.00] (1 of 2 datasets)", "missing"]) in rows
+    (entry,) = [values[2] for name, values in rows if name == "brac_plus" and values[:2] == ["", ""]]
+    assert entry.startswith("0.50 [") and entry.endswith(" (1 of 2 datasets)")  # of 50 52 54 against 52
+    assert not (tmp_path / "out" / "profiles.png").exists()  # of no dataset there are runs of all three
+
+
 def test_a_run_that_was_not_evaluated_on_the_way(tmp_path):
     run = write_run(tmp_path / "run", 4.0, last_evaluations={"count": 0})
     table = write_comparison(collect([Cell("bc", "d", 0, run)]), tmp_path / "out").read_text()
@@ -114,6 +125,11 @@ def test_iqm_row_is_over_tasks_and_seeds(cells, tmp_path):
     (iqm,) = [values for name, values in rows_of(table) if name == "IQM"]
     # 0 3 6 40 40 40: scipy's trimming cuts floor(6/4) = 1 at either end; 50 52 54 70 80 90 likewise
     assert iqm[0].startswith("22.2 [") and iqm[1].startswith("64.0 [")
+    (gap,) = [values for name, values in rows_of(table) if name == "optimality gap"]
+    # 100 less the means 21.5 and 66, for none is above 100; of two tasks mean and median are one
+    assert gap[0].startswith("78.5 [") and gap[1].startswith("34.0 [")
+    (mean,), (median,) = ([values for name, values in rows_of(table) if name == key] for key in ("mean", "median"))
+    assert mean == median and mean[1].startswith("66.0 [")
 
 
 def test_scores_csv_has_one_row_per_run(cells, tmp_path):
@@ -124,7 +140,8 @@ def test_scores_csv_has_one_row_per_run(cells, tmp_path):
     assert rows[3]["dataset"] == "halfcheetah-medium-replay" and rows[3]["agent"] == "bc" and rows[3]["seed"] == "0"
     assert (float(rows[3]["mean"]), float(rows[3]["last_evaluations"])) == (40.0, 39.0)
     assert (rows[3]["published"], rows[6]["published"]) == ("", "72.7")
-    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("curves.png", "profiles.png"):
+        assert (tmp_path / "out" / figure).read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_seed_has_no_interval_and_a_failed_run_says_so(cells, tmp_path):
@@ -187,6 +204,17 @@ def test_curves_of_seeds_that_were_evaluated_at_other_steps_meet_where_both_were
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[200, 3.0]]
 
 
+def test_profiles_are_shares_of_runs_above_each_score(cells):
+    """bc's six are 0 3 6 40 40 40, brac_plus's 50 52 54 70 80 90, over tau from 0 to 90 in 200 steps of 0.45."""
+    (panel,) = draw_profiles(collect(cells)).axes
+    shares = {line.get_label(): dict(np.round(line.get_xydata(), 6).tolist()) for line in panel.lines}
+    at = [0.0, 2.7, 3.15, 39.6, 40.05, 50.4, 89.55, 90.0]
+    np.testing.assert_allclose([6 * shares["bc"][tau] for tau in at], [5, 5, 4, 3, 0, 0, 0, 0], atol=1e-5)
+    np.testing.assert_allclose([6 * shares["brac_plus"][tau] for tau in at], [6, 6, 6, 6, 6, 5, 1, 0], atol=1e-5)
+    bands = [np.ptp(band.get_paths()[0].vertices[:, 1]) for band in panel.collections]
+    assert len(bands) == 2 and min(bands) > 0.0
+
+
 # Without an environment -----------------------------------------------------------------------------------------------
 
 
@@ -219,6 +247,7 @@ def test_estimates_stand_in_for_scores_and_every_heading_says_so(tmp_path):
             ("estimate", 4.5),
             ("estimate", 9),
         ]
+    assert not (tmp_path / "out" / "profiles.png").exists()
     (panel,) = [axes for axes in draw_curves(collect(cells)).axes if axes.get_title() == "mine"]
     assert "no simulator" in panel.get_ylabel()
     (bc, cql) = panel.containers

@@ -12,6 +12,7 @@ from brac_plus_tf.comparison.statistics import (
     optimality_gap,
     performance_profile,
     probability_of_improvement,
+    profile_band,
 )
 
 # three tasks whose sizes of scores differ: what is pooled and what is averaged by task shows
@@ -101,3 +102,12 @@ def test_an_interval_of_two_agents_resamples_both_and_is_always_the_same():
     # one agent's runs are certain: all that is left is the other's
     certain = [np.array([0.0])]
     assert interval(probability_of_improvement, certain, [np.array([-1.0, 1.0])]) == (0.0, 1.0)
+
+
+def test_the_band_of_a_profile_by_hand():
+    """Of two runs, 2 and 6, a quarter of the resamples has neither above 4; all are above 1 and none above 6."""
+    low, high = profile_band([np.array([2.0, 6.0])], np.array([1.0, 4.0, 6.0]))
+    assert (low.tolist(), high.tolist()) == ([1.0, 0.0, 0.0], [1.0, 1.0, 0.0])
+    # of 100 runs, half of them above: 1.96 standard errors of a share, sqrt(0.5 * 0.5 / 100)
+    low, high = profile_band([np.arange(100.0)], np.array([49.5]))
+    assert high[0] - low[0] == pytest.approx(2 * 1.96 * 0.05, rel=0.1)

@@ -1,4 +1,4 @@
-"""A comparison's learning curves."""
+"""A comparison's learning curves and performance profiles."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from brac_plus_tf.comparison.results import Result, names
+from brac_plus_tf.comparison.statistics import performance_profile, profile_band
 from brac_plus_tf.runs.curves import look_of, mean_curve, plain
 
 
@@ -37,6 +38,29 @@ def draw_curves(results: Sequence[Result]) -> Figure:
         panel.spines[["top", "right"]].set_visible(False)
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     plain(figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=6, frameon=False))
+    return figure
+
+
+def draw_profiles(results: Sequence[Result]) -> Figure:
+    """For each agent the share of its runs that score more than tau, over tau, with 95 % bootstrap bands."""
+    agents = names(results, "agent")
+    scores = np.array([result.score for result in results])
+    thresholds = np.linspace(min(0.0, scores.min()), scores.max(), 201)
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    panel = figure.subplots()
+    for place, agent in enumerate(agents):
+        runs: dict[str, list[float]] = {}
+        for result in results:
+            if result.cell.agent == agent:
+                runs.setdefault(result.cell.dataset, []).append(result.score)
+        tasks = [np.array(task) for task in runs.values()]
+        color, line = look_of(place)
+        panel.plot(thresholds, performance_profile(tasks, thresholds), label=agent, color=color, linestyle=line)
+        panel.fill_between(thresholds, *profile_band(tasks, thresholds), color=color, alpha=0.12, linewidth=0)
+    panel.set(xlabel="score tau", ylabel="share of runs above tau", ylim=(0.0, 1.02))
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    plain(figure.legend(loc="outside right upper", frameon=False))
     return figure
 
 

@@ -59,11 +59,21 @@ def interval(statistic: Callable[..., float], *agents: Scores) -> tuple[float, f
 
     Runs are drawn with replacement within each task of each agent; always the same draws for the same numbers of runs.
     """
+    low, high = _bounds(statistic, *agents)
+    return float(low), float(high)
+
+
+def profile_band(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap intervals of `performance_profile` at each threshold, as `interval`: [T], [T]."""
+    low, high = _bounds(lambda resampled: performance_profile(resampled, thresholds), scores)
+    return low, high
+
+
+def _bounds(statistic: Callable[..., float | np.ndarray], *agents: Scores) -> np.ndarray:
     generator = np.random.default_rng(initializer_seed(0, "bootstrap of scores"))
 
     def resampled(scores: Scores) -> list[np.ndarray]:
         return [task[generator.integers(len(task), size=len(task))] for task in scores]
 
     values = [statistic(*map(resampled, agents)) for _ in range(_RESAMPLES)]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    return np.percentile(np.array(values), [2.5, 97.5], axis=0)

@@ -14,9 +14,19 @@ from brac_plus_tf.comparison.statistics import (
     interquartile_mean,
     interval,
     mean,
+    median,
+    optimality_gap,
     probability_of_improvement,
 )
 from brac_plus_tf.estimation.verdict import Interval
+
+# over tasks; less of the last is better
+_AGGREGATES: dict[str, Aggregate] = {
+    "IQM": interquartile_mean,
+    "median": median,
+    "mean": mean,
+    "optimality gap": optimality_gap,
+}
 
 
 def scores_csv(results: Sequence[Result]) -> str:
@@ -35,7 +45,7 @@ def scores_csv(results: Sequence[Result]) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table of scores, and below it those of the interquartile mean, the last evaluations and the speeds."""
+    """The table of scores, and below it aggregates over datasets, the last evaluations and the speeds."""
     agents, datasets = names(results, "agent"), names(results, "dataset")
     seeds = len({result.cell.seed for result in results})
     runs: dict[tuple[str, str], list[Result]] = {}
@@ -67,14 +77,30 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def _over_datasets(runs: Mapping[str, list[list[Result]]], seeds: int) -> list[str]:
-    """Interquartile means, and agents against each other. runs: agent -> of each dataset."""
+    """Aggregates, and agents against each other. runs: agent -> of each dataset."""
     lines: list[str] = []
     if all(len(columns) > 1 for columns in runs.values()):
-        lines += ["", f"Interquartile mean over tasks{' and seeds' if seeds > 1 else ''}:", ""]
-        lines += _table(["", *runs], [["IQM", *(_iqm_entry(column, seeds) for column in runs.values())]])
-    if seeds > 1 and len(runs) > 1 and all(all(columns) for columns in runs.values()):
-        lines += ["", "Probability that a run of the row's agent is above one of the column's, mean over datasets:", ""]
-        lines += _improvements({agent: [_scores(own) for own in columns] for agent, columns in runs.items()})
+        lines += [
+            "",
+            f"Over tasks{' and seeds' if seeds > 1 else ''}: interquartile mean of all runs, median and mean of the "
+            "tasks' means, and optimality gap, by how much all runs miss 100 on average (less is better):",
+            "",
+        ]
+        lines += _table(
+            ["", *runs],
+            [
+                [name, *(_aggregate_entry(column, seeds, aggregate) for column in runs.values())]
+                for name, aggregate in _AGGREGATES.items()
+            ],
+        )
+    if seeds > 1 and len(runs) > 1:
+        lines += [
+            "",
+            "Probability that a run of the row's agent is above one of the column's, mean over the datasets that both "
+            "have:",
+            "",
+        ]
+        lines += _improvements(runs)
     return lines
 
 
@@ -128,20 +154,25 @@ def _scores(runs: list[Result]) -> np.ndarray:
     return np.array([run.score for run in runs])
 
 
-def _improvements(scores: Mapping[str, Scores]) -> list[str]:
+def _improvements(runs: Mapping[str, list[list[Result]]]) -> list[str]:
     """P(row > column) with its interval above the diagonal; what is below it is 1 less that."""
 
-    def entry(row: int, column: int, own: Scores, other: Scores) -> str:
+    def entry(row: int, column: int, own: list[list[Result]], other: list[list[Result]]) -> str:
         if row >= column:
             return ""
-        low, high = interval(probability_of_improvement, own, other)
-        return f"{probability_of_improvement(own, other):.2f} [{low:.2f}, {high:.2f}]"
+        both = [(_scores(ours), _scores(theirs)) for ours, theirs in zip(own, other, strict=True) if ours and theirs]
+        if not both:
+            return "missing"
+        scores = [ours for ours, _ in both], [theirs for _, theirs in both]
+        low, high = interval(probability_of_improvement, *scores)
+        part = f" ({len(both)} of {len(own)} datasets)" if len(both) < len(own) else ""
+        return f"{probability_of_improvement(*scores):.2f} [{low:.2f}, {high:.2f}]{part}"
 
     rows = [
-        [agent, *(entry(row, column, own, other) for column, other in enumerate(scores.values()))]
-        for row, (agent, own) in enumerate(scores.items())
+        [agent, *(entry(row, column, own, other) for column, other in enumerate(runs.values()))]
+        for row, (agent, own) in enumerate(runs.items())
     ]
-    return _table(["", *scores], rows[:-1])
+    return _table(["", *runs], rows[:-1])
 
 
 def _score_entry(runs: list[Result]) -> str:
@@ -162,10 +193,10 @@ def _last_evaluations_entry(runs: list[Result]) -> str:
     return f"{_with_interval([np.array(values)], mean)}, worst {worst:.1f}, drop {drop:.1f}"
 
 
-def _iqm_entry(runs_of_tasks: Sequence[list[Result]], seeds: int) -> str:
+def _aggregate_entry(runs_of_tasks: Sequence[list[Result]], seeds: int, aggregate: Aggregate) -> str:
     if missing := sum(seeds - len(runs) for runs in runs_of_tasks):
         return f"{missing} run{'s' if missing > 1 else ''} missing"
-    return _with_interval([_scores(runs) for runs in runs_of_tasks], interquartile_mean)
+    return _with_interval([_scores(runs) for runs in runs_of_tasks], aggregate)
 
 
 def _speed_entry(runs: list[Result]) -> str:
