@@ -21,6 +21,7 @@ from brac_plus_tf.paper import probes, toys
 from brac_plus_tf.paper.ablations import ablation, kept_results
 from brac_plus_tf.paper.picture import Line, Panel, Picture, draw, read_picture, write_picture
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
+from brac_plus_tf.runs import configuration
 
 # Appendix A ---------------------------------------------------------------------------------------------------------
 
@@ -156,13 +157,15 @@ def test_curves_are_means_over_seeds_at_the_steps_that_all_have():
 
 def test_kept_runs_of_the_variants_that_are_asked_for(tmp_path):
     study = Study(("bc",), ("d.hdf5",), (0, 1), variants={"": (), "mine": ("Actor.hidden_sizes = (8,)",), "other": ()})
-    cells = plan(study, [["d.hdf5"]], Path(), records=tmp_path)
+    cells = plan(study, [["d.hdf5"]], Path("runs"), records=tmp_path)
     content = {"record": 1, "run": {"dataset": {}, "environment": {}}, "settings": [], "estimate": None}
     content |= {"evaluation": {"episodes": 3, "score_mean": 2.0, "last_evaluations": {}}, "curve": [[10, 2.0]]}
     with pytest.raises(UserError, match="holds none of the study's runs"):
         kept_results(study, [["d.hdf5"]], tmp_path, ["mine"])
     for cell in cells[:-1]:
-        cell.record.write_text(json.dumps(content | {"steps_per_second": {}}))
+        configuration.parse(cell.gin_files, cell.bindings)
+        run = {"configuration": configuration.fingerprint()}
+        cell.record.write_text(json.dumps(content | {"steps_per_second": {}, "run": content["run"] | run}))
     found = kept_results(study, [["d.hdf5"]], tmp_path, ["mine", "other"])
     assert [(r.cell.agent, r.cell.seed) for r in found] == [("bc mine", 0), ("bc other", 0), ("bc mine", 1)]
     assert [(r.cell.agent, r.cell.seed) for r in kept_results(study, [["d.hdf5"]], tmp_path, [""])] == [
@@ -171,6 +174,9 @@ def test_kept_runs_of_the_variants_that_are_asked_for(tmp_path):
     ]
     with pytest.raises(UserError, match="the study has no variant 'yours', only '', 'mine', 'other'"):
         kept_results(study, [["d.hdf5"]], tmp_path, ["yours"])
+    with pytest.raises(UserError, match=r"bc__0\.json: the record of a run with other settings"):
+        changed = dataclasses.replace(study, bindings=("behavior/Fit.steps = 1",))
+        kept_results(changed, [["d.hdf5"]], tmp_path, [""])
 
 
 def test_variants_have_files_bindings_and_directories_of_their_own():

@@ -108,3 +108,9 @@ def open_log(path: Path) -> contextlib.AbstractContextManager:
     """The file for what a run prints, behind what an earlier beginning of it has printed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "ab")
+
+
+def log_error(path: Path, message: object) -> None:
+    """Adds a line to the log of a run that could not even begin."""
+    with open_log(path) as log:
+        log.write(f"error: {message}\n".encode())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from brac_plus_tf.comparison.engines import open_log
+from brac_plus_tf.comparison.engines import log_error
 from brac_plus_tf.comparison.workers import Order, Worker, order
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.extras import import_extra
@@ -70,8 +70,7 @@ class RayTraining:
             except self._ray.exceptions.RayActorError:
                 self._ended = -signal.SIGKILL
             except self._ray.exceptions.RayTaskError as error:
-                with open_log(self._log) as log:
-                    log.write(f"error: {error.cause}\n".encode())
+                log_error(self._log, error.cause)
                 self._ended = 1
             self._ray.kill(self._actor)  # its place is free for the next one
         return self._ended

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brac_plus_tf.comparison.engines import open_log
+from brac_plus_tf.comparison.engines import log_error
 from brac_plus_tf.comparison.workers import Order, Worker, order
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.extras import import_extra
@@ -94,8 +94,7 @@ class SlurmTraining:
         try:
             return int(self._job.result())
         except self._submitit.core.utils.FailedJobError as error:  # our own function raised
-            with open_log(self._log) as log:
-                log.write(f"{str(error).strip().splitlines()[-1]}\n".encode())
+            log_error(self._log, str(error).strip().splitlines()[-1])
             return 1
         except self._submitit.core.utils.UncompletedJobError:
             return -signal.SIGKILL

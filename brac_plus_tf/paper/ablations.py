@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from brac_plus_tf.comparison.plan import Study, plan
-from brac_plus_tf.comparison.records import Cell, kept_record
+from brac_plus_tf.comparison.plan import Study, is_done, plan
+from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.results import Result, collect
 from brac_plus_tf.comparison.statistics import interval, mean
 from brac_plus_tf.core.errors import UserError
@@ -21,13 +21,14 @@ def kept_results(
     """Those of the study's runs of these variants whose records are kept; sources: of each of the study's datasets.
 
     Raises:
-      UserError: if the study has no such variant, none of the runs is kept, or they cannot be compared.
+      UserError: if the study has no such variant, none of the runs is kept, one has other settings, or they cannot be
+        compared.
     """
     for variant in variants:
         if variant not in study.variants:
             raise UserError(f"the study has no variant {variant!r}, only {', '.join(map(repr, study.variants))}")
     cells = [cell for cell in plan(study, sources, Path(), records=records) if _variant(cell, study) in variants]
-    kept = [cell for cell in cells if kept_record(cell)]
+    kept = [cell for cell in cells if is_done(cell)]
     if not kept:
         raise UserError(
             f"{records}: holds none of the study's runs; compare --study with --records={records} keeps them"
