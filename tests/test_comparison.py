@@ -118,6 +118,10 @@ def test_speeds_are_medians_of_the_calls(cells, tmp_path):
     rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
     # 2, 50 and 40 steps/s: the call that compiled does not count for more than one
     assert rows[-1] == ("halfcheetah-medium-replay", ["main 40", "main 40"])
+    # and a seed that ran on another machine at 100 does not count for more than the other two
+    (cells[5].directory / "timing.csv").write_text("stage,step,steps,seconds\nmain,100,100,1.000000\n")
+    rows = rows_of(write_comparison(collect(cells), tmp_path / "out").read_text())
+    assert rows[-1] == ("halfcheetah-medium-replay", ["main 40", "main 40"])
 
 
 def test_iqm_row_is_over_tasks_and_seeds(cells, tmp_path):
