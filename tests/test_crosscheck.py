@@ -1,5 +1,6 @@
 """The cross-check with d3rlpy: what it is given, against a file made by hand; d3rlpy itself is not needed for that."""
 
+import json
 import sys
 
 import h5py
@@ -9,6 +10,7 @@ import tiny
 
 sys.path.insert(0, str(tiny.PROJECT / "scripts"))
 
+import crosscheck_table
 import d3rlpy_crosscheck
 
 from brac_plus_tf.environments.tasks import find_task
@@ -34,3 +36,31 @@ def test_scores_are_this_packages(environment):
     returns = np.array([-100.0, 0.0, 3000.0])
     expected = find_task(environment).normalized_score(returns)
     np.testing.assert_allclose(d3rlpy_crosscheck.score(returns, environment), expected, rtol=1e-6)
+
+
+def test_the_table_sets_the_seeds_of_both_beside_each_other(tmp_path):
+    """IQL's 1 and 5 reach into 4 and 9; TD3+BC's 1 and 2 stay below 3; of CQL there are runs of d3rlpy alone."""
+    theirs = [("iql", 0, 1.0), ("iql", 1, 5.0), ("td3_bc", 0, 1.0), ("td3_bc", 1, 2.0), ("cql", 0, 7.0), ("bc", 0, 8.0)]
+    for agent, seed, score in theirs:
+        record = {"dataset": "d.hdf5", "agent": agent, "score_mean": score}
+        write(tmp_path / "d3rlpy" / f"d__{agent}__{seed}.json", record)
+    for name, score in (
+        ("gym_short/d__iql_short_protocol__0.json", 9.0),
+        ("gym_short/d__iql_short_protocol__1.json", 4.0),
+        ("gym_short/d__td3_bc_short_protocol__0.json", 3.0),
+        ("crosscheck/d__td3_bc_short_protocol_cloning__0.json", 8.0),
+    ):
+        write(tmp_path / name, {"evaluation": {"score_mean": score}})
+    found = crosscheck_table.table(
+        crosscheck_table.their_scores(tmp_path / "d3rlpy"), crosscheck_table.our_scores(tmp_path)
+    )
+    assert found.splitlines()[2:] == [
+        "| d | bc | 8.0 | 8.0 | meet |",
+        "| d | td3_bc | 1.0, 2.0 | 3.0 | apart |",
+        "| d | iql | 1.0, 5.0 | 9.0, 4.0 | meet |",
+    ]
+
+
+def write(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
