@@ -185,6 +185,8 @@ def test_published_scores_are_the_papers():
     assert [published_score("pen-human", agent) for agent in agents] == [34.4, -1.0, 8.1, 0.6, 37.5, 55.8, 64.9]
     model_based = [published_score("halfcheetah-medium-expert", agent) for agent in ("mopo", "mbop")]
     assert model_based == [57.9, 105.9]
+    assert published_score("hopper-medium+hopper-expert", "brac_plus") == 112.9  # medium-expert in Table 1
+    assert published_score("hopper-medium+walker2d-expert", "brac_plus") is None
     assert published_score("my_data", "bc") is None
 
 

@@ -104,8 +104,12 @@ def _pairs(curve: Iterable[Sequence[float]]) -> tuple[tuple[int, float], ...]:
 
 
 def published_score(dataset: str, agent: str) -> float | None:
-    """The paper's number for an agent's gin folder (or file: `cql/rho`) on a D4RL dataset of any version."""
-    return _PUBLISHED["scores"].get(re.sub(r"-v\d+$", "", dataset), {}).get(agent)
+    """The paper's number for an agent's gin folder (or file: `cql/rho`) on a D4RL dataset of any version.
+
+    Data of a robot's medium and expert policies, given as two, are its medium-expert dataset.
+    """
+    name = re.sub(r"^(\w+)-medium\+\1-expert$", r"\1-medium-expert", re.sub(r"-v\d+$", "", dataset))
+    return _PUBLISHED["scores"].get(name, {}).get(agent)
 
 
 def names(results: Sequence[Result], attribute: str) -> list[str]:
