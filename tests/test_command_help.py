@@ -86,7 +86,7 @@ def test_help_shows_what_the_chosen_files_set(tmp_path):
     shown = run_here("train", "--help", *given).stdout.partition("Settings of ")[2]
     settings = dict(re.findall(r"^    (\S+) = (.+)$", shown, re.MULTILINE))
     assert settings["Improvement.epochs"] == "7" and settings["MaxQ.samples"] == "3"
-    assert settings["Improvement.steps_per_epoch"] == "2000"
+    assert settings["Improvement.steps_per_epoch"] == "1000"
     assert settings["BRACPlus.behavior_fit"] == "@behavior/Fit()"
     assert "Settings of" not in run_here("train", "--help").stdout
     outcome = run_here("train", "--help", "--gin_file=brac_plus/shrot.gin")

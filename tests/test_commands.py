@@ -271,7 +271,7 @@ def test_a_changed_configuration_is_refused_with_the_difference(run_copy, datase
     before = results(run_directory(run_copy))
     outcome = run_here("train", *arguments(run_copy, dataset, bindings=(*FULL, "Critic.gamma = 0.9")))
     message = the_error(outcome)
-    assert "(-Critic.gamma = 0.99; +Critic.gamma = 0.9)" in message
+    assert "(-Critic.gamma = 0.995; +Critic.gamma = 0.9)" in message
     assert str(run_directory(run_copy)) in message
     assert results(run_directory(run_copy)) == before
 
