@@ -1,6 +1,7 @@
 """A comparison's learning curves and performance profiles."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,8 +35,7 @@ def draw_curves(results: Sequence[Result]) -> Figure:
                 panel.fill_between(steps, np.min(values, 0), np.max(values, 0), color=color, alpha=0.2, linewidth=0)
         panel.set_title(dataset, parse_math=False)
         panel.set(xlabel="gradient steps", ylabel=here[0].unit)
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
+        _tidy(panel)
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     plain(figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=6, frameon=False))
     return figure
@@ -58,8 +58,7 @@ def draw_profiles(results: Sequence[Result]) -> Figure:
         panel.plot(thresholds, performance_profile(tasks, thresholds), label=agent, color=color, linestyle=line)
         panel.fill_between(thresholds, *profile_band(tasks, thresholds), color=color, alpha=0.12, linewidth=0)
     panel.set(xlabel="score tau", ylabel="share of runs above tau", ylim=(0.0, 1.02))
-    panel.grid(alpha=0.25, linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+    _tidy(panel)
     plain(figure.legend(loc="outside right upper", frameon=False))
     return figure
 
@@ -79,7 +78,12 @@ def _draw_estimates(panel: Axes, results: Sequence[Result], agents: Sequence[str
     panel.set_xticks(range(len(agents)), agents, rotation=30, ha="right", parse_math=False)
     panel.set_title(results[0].cell.dataset, parse_math=False)
     panel.set_ylabel("estimated discounted return (no simulator)")
-    panel.grid(alpha=0.25, linewidth=0.6, axis="y")
+    _tidy(panel, grid="y")
+
+
+def _tidy(panel: Axes, grid: Literal["both", "y"] = "both") -> None:
+    """A faint grid, and no frame above and at the right."""
+    panel.grid(alpha=0.25, linewidth=0.6, axis=grid)
     panel.spines[["top", "right"]].set_visible(False)
 
 
