@@ -66,6 +66,11 @@ def make_unbounded():
     return Spaces(action_space=Box(-1.0, np.inf, (2,)))
 
 
+def make_double_bounds():
+    """Neither a tenth nor a third is a float32, and the nearest ones lie beyond."""
+    return Spaces(action_space=Box(np.array([-0.1, -0.7]), np.array([0.1, 1 / 3]), dtype=np.float64))
+
+
 def make_flat_bounds():
     return Spaces(action_space=Box(np.zeros(2, np.float32), np.array([1.0, 0.0], np.float32)))
 

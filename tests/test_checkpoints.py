@@ -12,7 +12,7 @@ import tensorflow as tf
 from brac_plus_tf.core import files
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.files import write_atomically
-from brac_plus_tf.runs.checkpoints import load_state, save_state
+from brac_plus_tf.runs.checkpoints import Checkpoints, Position, load_state, save_state
 
 # smallest subnormal, largest finite value, both zeros: what a detour through text or == would lose
 AWKWARD = np.array([1e-45, 3.4028235e38, -0.0, 0.0], np.float32)
@@ -204,3 +204,29 @@ def test_content_is_synced_before_it_takes_the_name(path, monkeypatch):
 def test_a_missing_directory_is_reported(tmp_path):
     with pytest.raises(UserError, match="No such file or directory"):
         write_atomically(tmp_path / "absent" / "file", b"")
+
+
+def test_a_runs_newest_three_are_kept_by_their_positions(tmp_path):
+    """Not by their names: stage 10 comes after stage 9."""
+    checkpoints, value = Checkpoints(tmp_path), tf.Variable(0.0)
+    positions = [Position(2, 40), Position(9, 0), Position(9, 5), Position(10, 0)]
+    for index, position in enumerate(positions):
+        value.assign(float(index))
+        checkpoints.save({"value": value}, position, {"index": index})
+        kept = sorted(path.name for path in tmp_path.iterdir())
+        assert kept == sorted(f"{p.stage}-{p.step:09d}.safetensors" for p in positions[max(0, index - 2) : index + 1])
+    assert checkpoints.restore({"value": value}) == (Position(10, 0), {"index": 3}) and value.numpy() == 3.0
+    assert checkpoints.newest_record() == {"index": 3}
+
+
+def test_where_the_newest_is_damaged_the_one_before_it_is_taken(tmp_path):
+    checkpoints, value = Checkpoints(tmp_path), tf.Variable(0.0)
+    for step in (1, 2, 3):
+        value.assign(float(step))
+        checkpoints.save({"value": value}, Position(0, step), {})
+    for step in (3, 2):
+        (tmp_path / f"0-{step:09d}.safetensors").write_bytes(b"damaged")
+        assert checkpoints.restore({"value": value}) == (Position(0, step - 1), {}) and value.numpy() == step - 1
+    (tmp_path / "0-000000001.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="no usable checkpoint"):
+        checkpoints.restore({"value": value})

@@ -6,15 +6,18 @@ import shutil
 import gin
 import h5py
 import numpy as np
+import own_environments
 import pytest
 import scipy.stats
 import tensorflow as tf
 import tiny
+from remembering import RememberingAgent, remembered
 from safetensors.numpy import load_file
 
-from brac_plus_tf.agents.base import Agent, Problem, Stage, stateless, uniform_rows
+from brac_plus_tf.agents.base import Agent, Policy, Problem, Stage, stateless, uniform_rows
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import base_seed, initializer_seed, standard_normal
+from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.replay_buffer import ReplayBuffer
 from brac_plus_tf.data.rows import empty_rows
 from brac_plus_tf.data.scaling import task_scaling
@@ -213,6 +216,57 @@ def test_a_simulator_that_does_not_repeat_itself_is_refused(tmp_path, finished):
     assert int(left.stem.split("-")[1]) % EPOCH == 0  # goes on by playing
     with pytest.raises(UserError, match="does not repeat"):
         run(tmp_path, make_environment=lambda task: Drifting(make_environment(task)))
+
+
+def track_explorer(policy: Policy, rows: int = 60) -> tuple[Explorer, ReplayBuffer]:
+    """Plays Track-v0 for at most 3 steps an episode, by the policy from the first step on."""
+    task = find_task("Track-v0", 3)
+    buffer = ReplayBuffer(task.dimensions, task_scaling(task), rows)
+    return Explorer(make_environment(task, "gymnasium"), task, policy, buffer, 0, seed=3), buffer
+
+
+def play(explorer: Explorer, rounds: range) -> None:
+    """10 steps in each round: episodes go on from one round to the next."""
+    for number in rounds:
+        explorer.play(10, base_seed(number))
+
+
+def test_a_policys_state_begins_with_each_episode_and_outlives_a_round():
+    explorer, buffer = track_explorer(RememberingAgent(Dimensions(3, 2)).policies()["plan"])
+    play(explorer, range(6))
+    rows = buffer.rows()
+    ends = np.flatnonzero(rows.terminals | rows.timeouts) + 1
+    assert rows.terminals.any() and rows.timeouts.any() and (ends % 10).any()
+    parts = np.split(rows.observations, ends)
+    expected = np.concatenate([remembered(part, 2) for part in parts])
+    scale = 0.5 * (own_environments.HIGH - own_environments.LOW)
+    np.testing.assert_allclose(rows.actions, own_environments.LOW + scale * (1.0 + expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3, 4])
+def test_an_explorer_that_is_resumed_goes_on_in_the_same_episode(done):
+    policy = RememberingAgent(Dimensions(3, 2)).policies()["plan"]
+    whole, expected = track_explorer(policy)
+    play(whole, range(5))
+    first, before = track_explorer(policy)
+    play(first, range(done))
+    second, after = track_explorer(policy)
+    for source, target in ((before.variables, after.variables), (first.variables, second.variables)):
+        for one, other in zip(source, target, strict=True):
+            other.assign(one)
+    play(second, range(done, 5))
+    for key, column in expected.rows().columns().items():
+        np.testing.assert_array_equal(after.rows().columns()[key], column, err_msg=key)
+
+
+def test_each_step_of_a_round_draws_its_own_noise():
+    explorer, buffer = track_explorer(stateless(lambda observation, noise: tf.tanh(noise), noise=2, seeded=True))
+    play(explorer, range(6))
+    half = 0.5 * (own_environments.HIGH - own_environments.LOW)
+    noise = np.arctanh((buffer.rows().actions - own_environments.LOW) / half - 1.0)
+    assert len(np.unique(noise)) == noise.size
+    assert scipy.stats.kstest(noise.reshape(-1), scipy.stats.norm.cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(noise[1:].T, noise[:-1].T)[:2, 2:]).max() < 0.45  # 3.5 standard errors
 
 
 @pytest.mark.parametrize(

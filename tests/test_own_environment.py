@@ -1,6 +1,7 @@
 """Environments that somebody brings along, by `module:id` or `module:factory`: their bounds, limits and scores."""
 
 import json
+from fractions import Fraction
 
 import gin
 import numpy as np
@@ -53,6 +54,16 @@ def test_actions_between_minus_1_and_1_are_between_the_bounds_of_each_dimension(
     scaling = task_scaling(find_task("Track-v0"))
     ends = scaling.to_environment_action(np.array([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]))
     np.testing.assert_allclose(ends, [[0.0, -0.2], [0.25, 0.4], [0.5, 1.0]], atol=1e-7)
+
+
+def test_bounds_of_doubles_become_the_nearest_ones_within():
+    """Exactly: their fractions are compared, not rounded values."""
+    task, bounds = find_task("own_environments:make_double_bounds", 5), [(-0.1, -0.7), (0.1, 1 / 3)]
+    for given, sign, found in zip(bounds, (1, -1), (task.action_low, task.action_high), strict=True):
+        assert found.dtype == np.float32
+        for exact, single in zip(given, found, strict=True):
+            beyond = np.nextafter(single, np.float32(-sign * np.inf))
+            assert sign * Fraction(float(single)) >= sign * Fraction(exact) > sign * Fraction(float(beyond))
 
 
 @pytest.mark.parametrize(

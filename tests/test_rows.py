@@ -7,7 +7,7 @@ import pytest
 from dataset_files import columns
 
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data.rows import COLUMNS, Rows, empty_rows, join_rows, rows_from_arrays
+from brac_plus_tf.data.rows import COLUMNS, Rows, cut_off, empty_rows, join_rows, rows_from_arrays
 
 
 def make_rows(count: int = 5, following: dict[int, float] | None = None) -> Rows:
@@ -53,6 +53,16 @@ def test_a_union_is_its_parts_one_after_the_other():
 def test_arrays_that_nobody_has_checked_are_no_rows(changes):
     with pytest.raises(ValueError, match="see rows_from_arrays"):
         dataclasses.replace(make_rows(), **changes)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_rows_that_are_cut_off_time_out_unless_they_ended_the_task(terminal):
+    rows = make_rows(4)
+    rows.terminals[:], rows.timeouts[:] = [False, False, terminal, True], False
+    first = cut_off(rows, 3)
+    assert first.terminals.tolist() == [False, False, terminal]
+    assert first.timeouts.tolist() == [False, False, not terminal]
+    assert rows.timeouts.tolist() == [False] * 4
 
 
 def test_rows_of_arrays_are_copies():

@@ -130,6 +130,7 @@ def test_files_that_contradict_each_other_are_refused(tmp_path):
         ({"horizon": 0}, "states a horizon of 0"),
         ({"horizon": 2.5}, "states a horizon of 2.5"),
         ({"discount": 1.5}, "states a discount of 1.5"),
+        ({"discount": 0.0}, "states a discount of 0"),
         ({"discount": [0.9, 0.9]}, "states discount as"),
     ],
 )

@@ -39,11 +39,6 @@ _ARRAYS: dict[str, Kind] = {
 _LARGEST_METADATA_BYTES = 2**24  # Minari's own are a few kB; bounds of each entry of a large space are in them
 
 
-def is_minari(source: str) -> bool:
-    """Whether `source` names a local Minari dataset, as `minari:ID`."""
-    return source.startswith(PREFIX)
-
-
 def datasets_root() -> str:
     """The directory of all local Minari datasets, whether it exists or not."""
     return os.environ.get("MINARI_DATASETS_PATH") or os.path.expanduser(os.path.join("~", ".minari", "datasets"))
