@@ -1,5 +1,6 @@
 """Judging a policy by data alone: the parts by hand, and the whole on a system whose values are known."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -26,7 +27,7 @@ from brac_plus_tf.models.networks import Actor
 from brac_plus_tf.models.optimization import Fit
 from brac_plus_tf.objectives.multipliers import Multiplier
 from brac_plus_tf.policies.acting import Acting, WayToAct
-from brac_plus_tf.policies.saved_policy import DeployedPolicy
+from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
 from brac_plus_tf.runs.trainer import Loop
 
 # Intervals and verdicts -----------------------------------------------------------------------------------------------
@@ -307,15 +308,20 @@ def test_what_does_not_name_one_policy_is_refused(exported):
     assert not (exported / "a").exists()
 
 
-def test_a_run_is_judged_by_its_own_data(exported):
+@pytest.mark.parametrize(
+    ("flags", "name", "steps"), [((), "bc", 20), (("--smoke",), "bc-smoke", 5)]
+)  # 5 steps of cloning
+def test_a_run_is_judged_by_its_own_data_as_it_was_evaluated(exported, flags, name, steps):
     bindings = ("behavior/Fit.steps = 5", "behavior/Actor.hidden_sizes = (8,)", "Loop.compiled = False")
     bounds = ("load_dataset.action_low = 0.0", "load_dataset.action_high = 4.0")
-    arguments = [f"--gin_bindings={binding}" for binding in (*bindings, *bounds)]
-    done = tiny.run_here(
-        "train", "--gin_file=bc/base.gin", "--dataset=my_data.hdf5", "--env=none", "--estimate=none", *arguments
-    )
+    arguments = ["--gin_file=bc/base.gin", "--dataset=my_data.hdf5", "--env=none", "--estimate=none", *flags]
+    done = tiny.run_here("train", *arguments, *(f"--gin_bindings={binding}" for binding in (*bindings, *bounds)))
     assert done.status == 0, done.stderr
-    done = run("--run_dir=runs/my_data/bc/0")
+    directory = exported / "runs" / "my_data" / name / "0"
+    assert LoadedPolicy(directory / "saved_model").actions[0] != "sample"  # cloning is evaluated by its draws
+    done = run(f"--run_dir={directory}")
     assert done.status == 0, done.stderr
-    assert (exported / "runs" / "my_data" / "bc" / "0" / "estimate" / "estimate.json").exists()
+    assert json.loads((directory / "estimate" / "estimate.json").read_text())["action"] == "sample"
+    with open(directory / "estimate" / "metrics.csv") as file:
+        assert max(int(row["step"]) for row in csv.DictReader(file)) == steps
     assert list((exported / "runs" / "stage_cache").glob("clone_value-*"))

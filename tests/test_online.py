@@ -243,9 +243,12 @@ def test_a_policys_state_begins_with_each_episode_and_outlives_a_round():
     np.testing.assert_allclose(rows.actions, own_environments.LOW + scale * (1.0 + expected), atol=1e-6)
 
 
+STRAIGHT = stateless(lambda observation, noise: tf.fill([tf.shape(observation)[0], 2], -2 / 3))  # never falls
+
+
 @pytest.mark.parametrize("done", [1, 2, 3, 4])
-def test_an_explorer_that_is_resumed_goes_on_in_the_same_episode(done):
-    policy = RememberingAgent(Dimensions(3, 2)).policies()["plan"]
+@pytest.mark.parametrize("policy", [RememberingAgent(Dimensions(3, 2)).policies()["plan"], STRAIGHT])
+def test_an_explorer_that_is_resumed_goes_on_in_the_same_episode(policy, done):
     whole, expected = track_explorer(policy)
     play(whole, range(5))
     first, before = track_explorer(policy)
