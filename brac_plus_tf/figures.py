@@ -5,7 +5,8 @@
     python -m brac_plus_tf.figures --figure=3,6 --runs=RUN,RUN --labels=global,state-wise
 
 4 and 5 are arithmetic; 1, 2a, 2b, 2c and 8 are drawn from the kept records of a study; 3, 6 and 7 from finished runs of
-BRAC+ with their data. --numbers draws again from the JSON, without any of them.
+BRAC+ with their data, and so is `values`, which the paper has not: Q beside what episodes really earn. --numbers draws
+again from the JSON, without any of them.
 """
 
 import functools
@@ -91,6 +92,7 @@ def _makers(values: flags.FlagValues) -> Mapping[str, Callable[[], "Picture"]]:
         "5": toys.divergence_shapes,
         "6": of_runs(probes.gradient_histogram),
         "7": of_runs(probes.episode_divergence),
+        "values": of_runs(probes.values_along_episodes),
     }
 
 
@@ -109,8 +111,8 @@ def _ablation(values: flags.FlagValues, name: str) -> "Picture":
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("figure", [], "1, 2a, 2b, 2c, 3, 4, 5, 6, 7 or 8; several with commas.")
-    flags.DEFINE_list("runs", [], "Directories of finished runs of BRAC+, for 3, 6 and 7.")
+    flags.DEFINE_list("figure", [], "1, 2a, 2b, 2c, 3, 4, 5, 6, 7, 8 or values; several with commas.")
+    flags.DEFINE_list("runs", [], "Directories of finished runs of BRAC+, for 3, 6, 7 and values.")
     flags.DEFINE_list("labels", [], "What the runs are called; default: their agents and seeds.")
     command_line.define_path("records", "results/ablations", "Kept records of the study, for 1, 2a, 2b, 2c and 8.")
     flags.DEFINE_string("study", "studies/ablations.gin", "The study whose records they are.")

@@ -249,13 +249,46 @@ def test_the_divergence_along_the_first_episode_of_the_evaluation(run):
     length = json.loads((run / "evaluation.json").read_text())["lengths"][0]
     assert len(panel.lines[0].y) == length and not panel.upright
     probed = probes.probe(run)
-    seen = probes._episode(probed)
+    seen = probes._episodes(probed, 1)[0].observation
     scaling = probed.parts.dataset.scaling
     network_units = (seen - scaling.observation_shift) / scaling.observation_scale
     expected = probed.divergence(tf.constant(network_units, tf.float32))
     np.testing.assert_allclose(panel.lines[0].y, expected, rtol=1e-3)
     # the first state of a Hopper is near 1.25 m high, upright
     assert abs(seen[0, 0] - 1.25) < 0.01
+
+
+def test_what_follows_is_discounted_by_hand():
+    np.testing.assert_array_equal(probes.returns_to_go(np.array([1.0, 2.0, 4.0]), 0.5), [3.0, 4.0, 4.0])
+
+
+def test_values_are_qs_beside_what_the_evaluations_first_episode_earns(run):
+    """In the networks' units, by the run's own record of that episode; one that falls has no more to come."""
+    probed, record = probes.probe(run), json.loads((run / "evaluation.json").read_text())
+    (panel,) = probes.values_along_episodes([probed]).panels
+    value, earned = (np.array(line.y) for line in panel.lines)
+    assert len(value) == len(earned) == record["lengths"][0] < probed.parts.task.horizon
+    scaling, (steps,) = probed.parts.dataset.scaling, probes._episodes(probed, 1)
+    assert steps.reward.sum() == pytest.approx(record["returns"][0], rel=1e-9)
+    rescaled = (steps.reward - scaling.reward_shift) / scaling.reward_scale
+    assert earned[0] == pytest.approx(np.polyval(rescaled[::-1], 0.995), rel=1e-3)  # short.gin's discount
+    assert earned[-1] == pytest.approx(rescaled[-1], rel=1e-3)
+    observation = tf.constant((steps.observation - scaling.observation_shift) / scaling.observation_scale, tf.float32)
+    action = tf.constant((steps.action - scaling.action_center) / scaling.action_half_range, tf.float32)
+    np.testing.assert_allclose(
+        value, probed.agent.critic(observation, action).numpy().min(axis=0), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_returns_beyond_the_tasks_horizon_count(run):
+    """With a horizon of 5 the same steps are shown, up to the fifth, and what comes after it is in their returns."""
+    probed = probes.probe(run)
+    short = dataclasses.replace(probed.parts.task, horizon=5)
+    picture = probes.values_along_episodes([probed._replace(parts=probed.parts._replace(task=short))])
+    whole = probes.values_along_episodes([probed])
+    for line, other in zip(picture.panels[0].lines, whole.panels[0].lines, strict=True):
+        assert len(line.y) == 5 and line.y == other.y[:5]
+    assert ", 0 of 10 episodes fall" in picture.caption and ", 10 of 10 episodes fall" in whole.caption
 
 
 def test_a_run_of_another_agent_or_other_data_is_refused(run, tmp_path):
@@ -268,7 +301,7 @@ def test_a_run_of_another_agent_or_other_data_is_refused(run, tmp_path):
         ([f"--runs={other}", "--figure=3"], "this figure is of runs of BRAC+"),
         (["--figure=7"], "--runs: this figure needs finished runs of BRAC+"),
         ([f"--runs={run}", "--figure=3", "--labels=a,b"], "--labels: 2 for 1 runs; give one for each"),
-        (["--figure=9"], "--figure: 9 is none of 1, 2a, 2b, 2c, 3, 4, 5, 6, 7, 8"),
+        (["--figure=9"], "--figure: 9 is none of 1, 2a, 2b, 2c, 3, 4, 5, 6, 7, 8, values"),
         ([], "--figure: none is none of"),
         (["--figure=2a", f"--records={tmp_path}"], "holds none of the study's runs"),
     ):

@@ -69,6 +69,11 @@ class ValueLearner:
         self.followed = [(self.critic.variables, self.target_critic.variables)]
         self._rule = critic
 
+    @property
+    def gamma(self) -> float:
+        """Discount of one step."""
+        return self._rule.gamma
+
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
         return {

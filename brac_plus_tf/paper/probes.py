@@ -1,5 +1,7 @@
-"""Figures of what finished BRAC+ runs have learned: divergences, gradients of Q, and both along an episode."""
+"""Figures of what finished BRAC+ runs have learned: divergences, gradients of Q, and values, also along an episode."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -13,16 +15,19 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, base_seed, fold, initializer_seed
 from brac_plus_tf.core.types import check_shapes
 from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.models.networks import ActorNetwork, CriticNetwork
 from brac_plus_tf.objectives.penalties import action_gradient_penalty, smooth_norm
 from brac_plus_tf.paper.picture import Line, Panel, Picture, rounded
 from brac_plus_tf.policies.evaluation import Evaluator
+from brac_plus_tf.policies.rollouts import Round
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs.facts import read_facts
 from brac_plus_tf.runs.finished import saved_model
 from brac_plus_tf.runs.rebuilt import Rebuilt, rebuild, restore
 
 _STATES, _BINS, _LARGEST = 20_000, 60, 99.0  # states of the data; bins, up to the percentile that all runs lie below
+_EPISODES, _NEGLECTED = 10, 0.01  # of values along episodes; what may be missing of a return where they are cut off
 
 
 @runtime_checkable
@@ -32,6 +37,7 @@ class Constrained(Protocol):
     actor: ActorNetwork
     critic: CriticNetwork
     thresholds: DivergenceThresholds
+    gamma: float
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """All variables under stable names."""
@@ -112,10 +118,10 @@ def episode_divergence(probed: Sequence[Probed]) -> Picture:
     """Figure 7: D(s_t) along the first episode of each run's own evaluation."""
     panels = []
     for one in probed:
-        if one.parts.task is None:
-            raise UserError(f"{one.run}: was trained without an environment, so that there is no episode to follow")
-        seen = _episode(one)
-        along = one.divergence(tf.constant(one.parts.dataset.scaling.normalize_observation(seen)))
+        (steps,) = _episodes(one, 1)
+        along = one.divergence(
+            tf.constant(one.parts.dataset.scaling.normalize_observation(steps.observation), tf.float32)
+        )
         line = Line("D(s_t)", tuple(map(float, range(len(along)))), rounded(along))
         threshold = float(one.agent.thresholds.divergence.numpy())
         panels.append(
@@ -124,18 +130,68 @@ def episode_divergence(probed: Sequence[Probed]) -> Picture:
     return Picture("7", "D along one episode of the last policy (the paper's figure 7).", tuple(panels))
 
 
-def _episode(one: Probed) -> np.ndarray:
-    """The observations of the first episode that the run is evaluated by, [T, O] in the environment's units."""
-    task, facts = one.parts.task, read_facts(one.run)
-    assert task is not None
-    way, seen = LoadedPolicy(saved_model(one.run)).way(str(facts["action"])), list[np.ndarray]()
+def values_along_episodes(probed: Sequence[Probed]) -> Picture:
+    """Q(s_t, a_t), and what an episode really earns from t on: of each run's first one, and in the caption of ten.
+
+    The paper has no such figure. Episodes go on beyond the task's horizon, until what is left of a return counts for
+    less than a hundredth; steps within the horizon are shown.
+    """
+    panels, text = [], []
+    for one in probed:
+        values = [_values(one, steps) for steps in _episodes(one, _EPISODES, one.agent.gamma)]
+        value, earned = values[0]
+        steps = tuple(map(float, range(len(value))))
+        lines = Line("Q(s_t, a_t)", steps, rounded(value)), Line("earned from t on", steps, rounded(earned), black=True)
+        panels.append(Panel(one.label, "t, environment steps", "rescaled rewards, discounted", lines))
+        q_mean, return_mean = (np.mean(np.concatenate(column)) for column in zip(*values, strict=True))
+        falls = sum(len(value) < _task(one).horizon for value, _ in values)
+        text.append(f"{one.label}: Q {q_mean:.3g}, earned {return_mean:.3g}, {falls} of {_EPISODES} episodes fall")
+    return Picture("values", f"Means over all steps, {'; '.join(text)}.", tuple(panels))
+
+
+def returns_to_go(reward: np.ndarray, gamma: float) -> np.ndarray:
+    """sum_k gamma^k r_{t + k} of an episode's rewards [T]: [T], in their units."""
+    following, found = 0.0, np.zeros(len(reward))
+    for step in reversed(range(len(reward))):
+        found[step] = following = float(reward[step]) + gamma * following
+    return found
+
+
+class _Steps(NamedTuple):
+    """An episode: observation [T, O], action [T, A] and reward [T] in the environment's units."""
+
+    observation: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+
+
+def _task(one: Probed) -> Task:
+    if one.parts.task is None:
+        raise UserError(f"{one.run}: was trained without an environment, so that there is no episode to follow")
+    return one.parts.task
+
+
+def _values(one: Probed, steps: _Steps) -> tuple[np.ndarray, np.ndarray]:
+    """min_j Q_j and the return to go at the steps within the horizon: [T], [T]."""
+    scaling, count = one.parts.dataset.scaling, min(len(steps.reward), _task(one).horizon)
+    observation = tf.constant(scaling.normalize_observation(steps.observation[:count]), tf.float32)
+    action = tf.constant(scaling.from_environment_action(steps.action[:count]), tf.float32)
+    earned = returns_to_go(scaling.rescale_reward(steps.reward), one.agent.gamma)[:count]
+    return one.agent.critic.minimum(observation, action).numpy(), earned
+
+
+def _episodes(one: Probed, count: int, gamma: float = 0.0) -> list[_Steps]:
+    """The first `count` that the run is evaluated by, played on until gamma^T beyond the horizon may be neglected."""
+    own, facts = _task(one), read_facts(one.run)
+    further = math.ceil(math.log(_NEGLECTED) / math.log(gamma)) if gamma else 0
+    task = dataclasses.replace(own, horizon=own.horizon + further)
+    way, rounds = LoadedPolicy(saved_model(one.run)).way(str(facts["action"])), list[Round]()
     Evaluator(lambda: make_environment(task), task.horizon).run(
-        way,
-        1,
-        initializer_seed(int(str(facts["seed"])), "evaluation"),
-        watch=lambda played: seen.extend(played.observation),
+        way, count, initializer_seed(int(str(facts["seed"])), "evaluation"), watch=rounds.append
     )
-    return np.array(seen, np.float32)
+    episode = np.concatenate([played.episode for played in rounds])
+    columns = [np.concatenate([getattr(played, name) for played in rounds]) for name in _Steps._fields]
+    return [_Steps(*(column[episode == number] for column in columns)) for number in range(count)]
 
 
 def _histograms(found: dict[str, np.ndarray]) -> tuple[Line, ...]:
