@@ -244,7 +244,7 @@ def test_what_the_files_of_the_package_set_is_what_gin_reads():
     for key, value in found.items():
         if not value.startswith("@"):
             assert repr(gin.query_parameter(key)) == value, key
-    assert found["Improvement.epochs"] == "24" and len(found) > 30
+    assert found["Improvement.epochs"] == "20" and len(found) > 30
 
 
 def test_every_file_of_the_package_describes_itself():
