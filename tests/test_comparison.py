@@ -153,13 +153,28 @@ def test_one_seed_has_no_interval_and_a_failed_run_says_so(cells, tmp_path):
     rows = rows_of(write_comparison(collect(some), tmp_path / "out").read_text())
     assert rows[2] == ("hopper-medium-replay", ["0.0", "70.0 (paper 72.7)"])
     assert rows[3][1][0] == "missing"
-    assert ("IQM", ["1 run missing", "60.0"]) in rows
+    assert ("IQM", ["0.0", "70.0"]) in rows  # over the dataset that both have
 
 
 def test_seeds_that_are_not_there_are_counted_and_not_averaged_over(cells, tmp_path):
     some = [cell for cell in cells if (cell.agent, cell.seed) != ("bc", 1)]
-    rows = dict(rows_of(write_comparison(collect(some), tmp_path / "out").read_text()))
-    assert rows["IQM"][0] == "2 runs missing" and rows["IQM"][1] != "2 runs missing"
+    text = write_comparison(collect(some), tmp_path / "out").read_text()
+    assert dict(rows_of(text))["IQM"][0] == "2 runs missing"
+    assert dict(rows_of(text))["IQM"][1].startswith("64.0 [") and "\nOver all of the above and all seeds: " in text
+
+
+def test_aggregates_are_over_the_datasets_that_all_agents_have_whole(cells, tmp_path):
+    """bc lacks a seed on one of two datasets: both agents' 0 3 6 and 70 80 90 on the other one count."""
+    some = [cell for cell in cells if (cell.agent, cell.seed, cell.dataset[:4]) != ("bc", 1, "half")]
+    text = write_comparison(collect(some), tmp_path / "out").read_text()
+    assert "\nOver hopper-medium-replay and all seeds: " in text
+    rows = {name: values for name, values in rows_of(text) if name in ("IQM", "mean", "optimality gap")}
+    assert [entry.partition(" ")[0] for entry in rows["IQM"]] == ["3.0", "80.0"]
+    assert [entry.partition(" ")[0] for entry in rows["optimality gap"]] == ["97.0", "20.0"]
+    each = [cell for cell in some if (cell.agent, cell.seed, cell.dataset[:4]) != ("brac_plus", 1, "hopp")]
+    text = write_comparison(collect(each), tmp_path / "each").read_text()
+    assert "\nOver no dataset and all seeds: " in text
+    assert dict(rows_of(text))["IQM"] == ["1 run missing", "1 run missing"]
 
 
 @pytest.mark.parametrize(

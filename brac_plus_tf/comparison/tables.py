@@ -63,7 +63,9 @@ def markdown(results: Sequence[Result]) -> str:
         lines += ["", "Estimates of the data and of a cloned policy, by the same data:", ""]
         lines += _table(["dataset", "data", "cloned policy"], [_of_data(name, results) for name in datasets])
     elif all(result.unit == "score" for result in results):
-        lines += _over_datasets({agent: [runs.get((name, agent), []) for name in datasets] for agent in agents}, seeds)
+        lines += _over_datasets(
+            {agent: {name: runs.get((name, agent), []) for name in datasets} for agent in agents}, seeds
+        )
     if not judged:
         lines += [
             "",
@@ -76,20 +78,23 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _over_datasets(runs: Mapping[str, list[list[Result]]], seeds: int) -> list[str]:
-    """Aggregates, and agents against each other. runs: agent -> of each dataset."""
+def _over_datasets(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -> list[str]:
+    """Aggregates, and agents against each other. runs: agent -> dataset -> its runs there."""
     lines: list[str] = []
-    if all(len(columns) > 1 for columns in runs.values()):
+    datasets = list(next(iter(runs.values())))
+    if seeds > 1 or len(datasets) > 1:
+        whole = _whole(runs, seeds)
+        over = "all of the above" if len(whole) == len(datasets) else ", ".join(whole) or "no dataset"
         lines += [
             "",
-            f"Over tasks{' and seeds' if seeds > 1 else ''}: interquartile mean of all runs, median and mean of the "
-            "tasks' means, and optimality gap, by how much all runs miss 100 on average (less is better):",
+            f"Over {over}{' and all seeds' if seeds > 1 else ''}: interquartile mean of all runs, median and mean of "
+            "the datasets' means, and optimality gap, by how much all runs miss 100 on average (less is better):",
             "",
         ]
         lines += _table(
             ["", *runs],
             [
-                [name, *(_aggregate_entry(column, seeds, aggregate) for column in runs.values())]
+                [name, *(_aggregate_entry(column, whole, seeds, aggregate) for column in runs.values())]
                 for name, aggregate in _AGGREGATES.items()
             ],
         )
@@ -100,8 +105,15 @@ def _over_datasets(runs: Mapping[str, list[list[Result]]], seeds: int) -> list[s
             "have:",
             "",
         ]
-        lines += _improvements(runs)
+        lines += _improvements({agent: list(columns.values()) for agent, columns in runs.items()})
     return lines
+
+
+def _whole(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -> list[str]:
+    """The datasets on which no agent lacks a seed, but for agents that lack some everywhere."""
+    whole = {agent: [name for name, found in each.items() if len(found) == seeds] for agent, each in runs.items()}
+    begun = [names_ for names_ in whole.values() if names_]
+    return [name for name in next(iter(runs.values())) if begun and all(name in names_ for names_ in begun)]
 
 
 def _caption(results: Sequence[Result], seeds: int) -> str:
@@ -193,10 +205,13 @@ def _last_evaluations_entry(runs: list[Result]) -> str:
     return f"{_with_interval([np.array(values)], mean)}, worst {worst:.1f}, drop {drop:.1f}"
 
 
-def _aggregate_entry(runs_of_tasks: Sequence[list[Result]], seeds: int, aggregate: Aggregate) -> str:
-    if missing := sum(seeds - len(runs) for runs in runs_of_tasks):
+def _aggregate_entry(
+    runs: Mapping[str, list[Result]], datasets: Sequence[str], seeds: int, aggregate: Aggregate
+) -> str:
+    if not datasets or any(len(runs[name]) < seeds for name in datasets):
+        missing = sum(seeds - len(found) for found in runs.values())
         return f"{missing} run{'s' if missing > 1 else ''} missing"
-    return _with_interval([_scores(runs) for runs in runs_of_tasks], aggregate)
+    return _with_interval([_scores(runs[name]) for name in datasets], aggregate)
 
 
 def _speed_entry(runs: list[Result]) -> str:
