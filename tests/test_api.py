@@ -1,5 +1,6 @@
 """The package from Python: data in arrays, an agent of settings, a policy that acts; no file, no flag."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,9 @@ import pytest
 from tiny import PROJECT, run_here, write_hopper_dataset
 
 import brac_plus_tf as bp
+from brac_plus_tf.environments.environment import make_environment
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.policies.evaluation import starting_seed
 
 OBSERVATION, ACTION, ROWS = 3, 2, 120
 LOOP = bp.Loop(steps_per_call=5, compiled=False)
@@ -73,6 +77,8 @@ def test_curves_are_what_was_recorded(run):
     steps, values = run.curve("negative_log_likelihood")
     assert steps == [5, 10, 15, 20]
     assert values == [row.value for row in run.metrics if row.metric == "negative_log_likelihood"]
+    assert run.curve("negative_log_likelihood", "behavior") == (steps, values)
+    assert run.curve("negative_log_likelihood", "main") == ([], [])  # cloning has no such stage
 
 
 def test_without_a_directory_nothing_stays(run):
@@ -109,6 +115,8 @@ def test_a_directory_goes_on_where_it_was_stopped_and_refuses_another_configurat
     assert resumed.metrics == whole.metrics
     with pytest.raises(bp.UserError, match="another configuration"):
         bp.train(agent(25), dataset(), directory=tmp_path / "resumed", loop=loop)
+    with pytest.raises(bp.UserError, match="another configuration"):
+        bp.train(agent(), dataset(), directory=tmp_path / "resumed", loop=dataclasses.replace(loop, steps_per_call=4))
 
 
 def test_evaluation_is_the_commands(tmp_path):
@@ -133,6 +141,11 @@ def test_evaluation_is_the_commands(tmp_path):
     assert repr(run).startswith("Run(BC, score ")
     again = bp.evaluate(run.policy, "Hopper-v4", episodes=2, seed=5)
     np.testing.assert_array_equal(again.returns, bp.evaluate(run.policy, "Hopper-v4", episodes=2, seed=5).returns)
+    environment = make_environment(find_task("Hopper-v4"))  # of its first step alone, where nothing later counts
+    observation = environment.reset(seed=starting_seed(5, 0))[0]
+    first = environment.step(run.policy.act(np.asarray(observation)))[1]
+    (discounted,) = bp.evaluate(run.policy, "Hopper-v4", episodes=1, seed=5, gamma=0.0).returns
+    assert discounted == pytest.approx(first, rel=1e-5) and discounted < again.returns[0]
     with pytest.raises(bp.UserError, match="does not fit HalfCheetah-v4"):
         bp.evaluate(run.policy, "HalfCheetah-v4", episodes=1)
 

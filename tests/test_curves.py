@@ -150,6 +150,10 @@ def test_an_axis_is_logarithmic_only_for_what_spans_much(tmp_path):
     figure, _ = drawn(write_run(tmp_path / "run", rows))
     scales = {axes.get_title(): axes.get_yscale() for axes in figure.axes}
     assert scales == {"divergence": "log", "multiplier": "linear", "Q": "linear"}
+    for least in (0.0, -0.5):  # has no logarithm
+        rows = [("main", 1, "divergence_mean", 100.0), ("main", 2, "divergence_mean", least)]
+        figure, _ = drawn(write_run(tmp_path / f"least {least}", rows))
+        assert figure.axes[0].get_yscale() == "linear"
 
 
 def test_no_two_of_many_agents_look_the_same():

@@ -7,6 +7,7 @@ import warnings
 
 import gin
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,7 +20,7 @@ from brac_plus_tf.core.stopping import Interrupted
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
-from brac_plus_tf.runs.experiment import Experiment, evaluation_task, run_experiment, task_label
+from brac_plus_tf.runs.experiment import Experiment, evaluation_task, run_data, run_experiment, task_label
 from brac_plus_tf.runs.trainer import Loop
 
 # 5 + 12 steps, evaluated after steps 8 and 12 of the second stage
@@ -285,3 +286,15 @@ def test_directory_names(tmp_path, monkeypatch):
     assert task_label(["/a/first.hdf5", "b/second.h5"]) == "first+second"
     assert task_label(["minari:hopper/walk-v0", "b/second.h5"]) == "minari-hopper-walk-v0+second"
     assert task_label(["hopper-medium-v0.hdf5"]) == "hopper-medium-v0"
+
+
+def test_a_runs_data_are_in_the_environments_units(tmp_path):
+    path = write_hopper_dataset(tmp_path / "a.hdf5")
+    (tmp_path / "operative_config.gin").write_text(f"Experiment.dataset = ('{path}',)\n")
+    found = run_data(tmp_path).transitions
+    with h5py.File(path) as file:
+        assert (
+            np.isin(found.reward, file["rewards"][:]).all()
+            and np.isin(found.observation, file["observations"][:]).all()
+        )
+    assert found.reward.std() > 0.1

@@ -162,6 +162,11 @@ def test_a_files_horizon_is_its_tasks(tmp_path, key):
         dataset_task(path)
 
 
+def test_of_two_horizons_the_packages_own_name_counts(tmp_path):
+    path = stating(tmp_path / "a.hdf5", action_low=-9, action_high=9, horizon=300, max_episode_steps=500)
+    assert stated_by(path).horizon == 300
+
+
 def test_a_minari_time_limit_is_the_tasks(tmp_path, monkeypatch):
     specification = json.dumps({"id": "Hopper-v4", "max_episode_steps": 77})
     assert dataset_task(minari(tmp_path, monkeypatch, env_spec=specification)).horizon == 77
