@@ -64,8 +64,7 @@ def _observations(run_dir: Path, policy: LoadedPolicy) -> tuple[np.ndarray, str]
     try:
         dataset = run_data(run_dir)
         rows = generator.integers(dataset.number_of_transitions, size=_ROWS)
-        own = dataset.scaling.to_environment_observation(dataset.transitions.observation[rows])
-        return np.asarray(own, np.float32), "rows of the data"
+        return dataset.transitions.observation[rows], "rows of the data"
     except UserError as error:
         normal = generator.normal(size=(_ROWS, policy.dimensions.observation))
         own = policy.scaling.observation_shift + policy.scaling.observation_scale * normal
