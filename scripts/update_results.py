@@ -6,6 +6,7 @@ A run that two studies have in common is kept by both: what one has is copied to
 settings. In README.md and docs/ a line `<!-- runs: STUDY[+STUDY] DATASET -->` has the table of these runs after it.
 """
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from brac_plus_tf.comparison.plan import Study, is_done, plan
-from brac_plus_tf.comparison.records import Cell, kept_record
+from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.results import Result, collect, published_score
 from brac_plus_tf.comparison.statistics import interval, mean
 from brac_plus_tf.runs import configuration
@@ -71,30 +72,19 @@ def cells(study: str) -> list[Cell]:
 
 
 def share_records() -> Iterator[Path]:
-    """Copies what studies have in common; gives the copies."""
+    """Copies what studies have in common; gives the copies.
+
+    Raises:
+      UserError: if a record of that name is by other settings than the study's.
+    """
     kept = {path.name: path for study in studies() for path in _records(study)}
     for study in studies():
         for cell in cells(study):
             assert cell.record is not None
             source = kept.get(cell.record.name)
-            if source and not cell.record.exists():
+            if source and not cell.record.exists() and is_done(dataclasses.replace(cell, record=source)):
                 shutil.copyfile(source, cell.record)
-                if is_done(cell) and _same_settings(cell, study):
-                    yield cell.record
-                else:
-                    cell.record.unlink()
-
-
-def _same_settings(cell: Cell, study: str) -> bool:
-    """Whether the copy fits the seeds that the study has of that agent there; true if it has none."""
-    own = (kept_record(other) for other in cells(study) if other != cell and _alike(other, cell))
-    found = [record["run"]["configuration"] for record in own if record]
-    copy = kept_record(cell)
-    return copy is not None and all(copy["run"]["configuration"] == other for other in found)
-
-
-def _alike(one: Cell, other: Cell) -> bool:
-    return (one.agent, one.dataset) == (other.agent, other.dataset)
+                yield cell.record
 
 
 def table(names: Sequence[str], dataset: str) -> str:

@@ -119,9 +119,7 @@ def episode_divergence(probed: Sequence[Probed]) -> Picture:
     panels = []
     for one in probed:
         (steps,) = _episodes(one, 1)
-        along = one.divergence(
-            tf.constant(one.parts.dataset.scaling.normalize_observation(steps.observation), tf.float32)
-        )
+        along = one.divergence(tf.constant(one.parts.dataset.scaling.normalize_observation(steps.observation)))
         line = Line("D(s_t)", tuple(map(float, range(len(along)))), rounded(along))
         threshold = float(one.agent.thresholds.divergence.numpy())
         panels.append(
@@ -138,7 +136,8 @@ def values_along_episodes(probed: Sequence[Probed]) -> Picture:
     """
     panels, text = [], []
     for one in probed:
-        values = [_values(one, steps) for steps in _episodes(one, _EPISODES, one.agent.gamma)]
+        further = math.ceil(math.log(_NEGLECTED) / math.log(one.agent.gamma))
+        values = [_values(one, episode) for episode in _episodes(one, _EPISODES, further)]
         value, earned = values[0]
         steps = tuple(map(float, range(len(value))))
         lines = Line("Q(s_t, a_t)", steps, rounded(value)), Line("earned from t on", steps, rounded(earned), black=True)
@@ -174,16 +173,15 @@ def _task(one: Probed) -> Task:
 def _values(one: Probed, steps: _Steps) -> tuple[np.ndarray, np.ndarray]:
     """min_j Q_j and the return to go at the steps within the horizon: [T], [T]."""
     scaling, count = one.parts.dataset.scaling, min(len(steps.reward), _task(one).horizon)
-    observation = tf.constant(scaling.normalize_observation(steps.observation[:count]), tf.float32)
-    action = tf.constant(scaling.from_environment_action(steps.action[:count]), tf.float32)
+    observation = tf.constant(scaling.normalize_observation(steps.observation[:count]))
+    action = tf.constant(scaling.from_environment_action(steps.action[:count]))
     earned = returns_to_go(scaling.rescale_reward(steps.reward), one.agent.gamma)[:count]
     return one.agent.critic.minimum(observation, action).numpy(), earned
 
 
-def _episodes(one: Probed, count: int, gamma: float = 0.0) -> list[_Steps]:
-    """The first `count` that the run is evaluated by, played on until gamma^T beyond the horizon may be neglected."""
+def _episodes(one: Probed, count: int, further: int = 0) -> list[_Steps]:
+    """The first `count` that the run is evaluated by, played on for up to `further` steps beyond the task's horizon."""
     own, facts = _task(one), read_facts(one.run)
-    further = math.ceil(math.log(_NEGLECTED) / math.log(gamma)) if gamma else 0
     task = dataclasses.replace(own, horizon=own.horizon + further)
     way, rounds = LoadedPolicy(saved_model(one.run)).way(str(facts["action"])), list[Round]()
     Evaluator(lambda: make_environment(task), task.horizon).run(
