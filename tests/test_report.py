@@ -194,14 +194,14 @@ def test_a_script_would_have_been_seen(tmp_path):
 @pytest.mark.parametrize("kind", PAGES)
 def test_a_phone_shows_it(tmp_path, kind):
     """400 points wide: something is drawn from top to below, and nothing lies to the right of the screen."""
-    width = 400
+    width, height = 400, 3000  # what the page says before its first drawing may fill more than one screen
     picture = tmp_path / "page.png"
-    show(PAGES[kind](tmp_path), tmp_path, f"--window-size={width},1200", f"--screenshot={picture}")
+    show(PAGES[kind](tmp_path), tmp_path, f"--window-size={width},{height}", f"--screenshot={picture}")
     pixels = imread(picture)[..., :3]
     inked = np.flatnonzero((pixels < 0.9).any(axis=(1, 2)))
     assert pixels.shape[1] == width and inked[0] < 60 and inked[-1] > 400 and len(inked) > 200
     assert (pixels[:, -6:] > 0.9).all()  # the margin is free
-    assert len(np.unique((pixels * 7).astype(int).reshape(-1, 3), axis=0)) > 8  # text, a verdict, curves
+    assert (np.ptp(pixels, axis=2) > 0.2).sum() > 50  # coloured: a verdict, curves or points beside the grey of text
 
 
 # The command ----------------------------------------------------------------------------------------------------------
