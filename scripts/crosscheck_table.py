@@ -6,10 +6,12 @@ RESULTS holds d3rlpy/ (scripts/d3rlpy_crosscheck.py) and the records of studies/
 """
 
 import json
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 # d3rlpy's agent -> the study here and the agent in it
 COUNTERPARTS = {
@@ -19,7 +21,22 @@ COUNTERPARTS = {
     "cql": ("gym_short", "cql_short_protocol"),
     "bear": ("gym_short", "bear_short_protocol"),
 }
-Scores = dict[tuple[str, str], list[float]]  # (dataset, agent) -> of the seeds, in order
+LAST = 10  # evaluations on the way
+
+
+class Run(NamedTuple):
+    """Score of the last policy, and mean of the last evaluations on the way, where there are any."""
+
+    last: float
+    steady: float | None
+
+
+Scores = dict[tuple[str, str], list[Run]]  # (dataset, agent) -> of the seeds, in order
+
+
+def run_of(score: float, curve: Sequence[tuple[int, float]]) -> Run:
+    """Of a record's score and curve."""
+    return Run(score, statistics.fmean(value for _, value in curve[-LAST:]) if curve else None)
 
 
 def their_scores(folder: Path) -> Scores:
@@ -27,7 +44,8 @@ def their_scores(folder: Path) -> Scores:
     found: Scores = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        found[record["dataset"].removesuffix(".hdf5"), record["agent"]].append(record["score_mean"])
+        place = record["dataset"].removesuffix(".hdf5"), record["agent"]
+        found[place].append(run_of(record["score_mean"], record.get("curve", [])))
     return found
 
 
@@ -36,22 +54,37 @@ def our_scores(results: Path) -> Scores:
     found: Scores = defaultdict(list)
     for agent, (study, own) in COUNTERPARTS.items():
         for path in sorted((results / study).glob(f"*__{own}__*.json")):
-            found[path.name.partition("__")[0], agent].append(json.loads(path.read_text())["evaluation"]["score_mean"])
+            record = json.loads(path.read_text())
+            run = run_of(record["evaluation"]["score_mean"], record.get("curve", []))
+            found[path.name.partition("__")[0], agent].append(run)
     return found
 
 
 def verdict(theirs: Sequence[float], ours: Sequence[float]) -> str:
     """Whether the ranges of the seeds meet."""
+    if not theirs or not ours:
+        return ""
     return "apart" if max(theirs) < min(ours) or max(ours) < min(theirs) else "meet"
 
 
 def table(theirs: Scores, ours: Scores) -> str:
     """A row for each dataset and agent that both have."""
-    rows = ["| dataset | agent | d3rlpy 2.8.1, each seed | here, each seed | ranges |", "|---|---|---|---|---|"]
+    rows = [
+        "| dataset | agent | last policy: d3rlpy | here | ranges | last ten evaluations: d3rlpy | here | ranges |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for place in sorted(theirs.keys() & ours.keys(), key=lambda key: (key[0], list(COUNTERPARTS).index(key[1]))):
-        seeds = (", ".join(f"{score:.1f}" for score in scores[place]) for scores in (theirs, ours))
-        rows.append(f"| {' | '.join([*place, *seeds, verdict(theirs[place], ours[place])])} |")
+        both = theirs[place], ours[place]
+        last = [[run.last for run in runs] for runs in both]
+        steady = [[run.steady for run in runs if run.steady is not None] for runs in both]
+        cells = [cell for kind in (last, steady) for cell in (*map(shown, kind), verdict(*kind))]
+        rows.append(f"| {' | '.join([*place, *cells])} |")
     return "\n".join(rows)
+
+
+def shown(scores: Sequence[float]) -> str:
+    """Each seed's."""
+    return ", ".join(f"{score:.1f}" for score in scores)
 
 
 def main() -> None:

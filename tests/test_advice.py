@@ -87,7 +87,7 @@ def test_two_groups_by_hand():
     ("data", "expected"),
     [
         (made(ONE), "brac_plus/short.gin, margin 0.5: one policy"),
-        (made(TWO), "separate_skills_short_protocol.gin after it, margin 2"),
+        (made(TWO), "brac_plus/steady.gin after it, which finds out the same"),
         (made(np.linspace(-1.0, 1.0, 40)), "brac_plus/short.gin, margin 1: better and worse"),
         (made(np.zeros(40), noise=0.3, rewards=None), "margin 2: random"),
         (made(ONE, rewards=1.0), "bc/base.gin: all rewards are the same"),

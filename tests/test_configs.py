@@ -29,6 +29,7 @@ from brac_plus_tf.objectives.divergences import dual_kl, dual_wasserstein
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import take_step
 from brac_plus_tf.runs.experiment import Experiment
+from brac_plus_tf.runs.measured import measure
 from brac_plus_tf.runs.session import problem_of
 
 # Tables 5 and 6 of the paper: eps and the bound on the entropy H0
@@ -141,7 +142,7 @@ BASELINES |= {
 # files given together -> the task whose sizes their data have
 COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("brac_plus/short.gin",): "hopper_medium_replay",
-    ("brac_plus/hopper_medium_expert.gin", "brac_plus/separate_skills_short_protocol.gin"): "hopper_medium_expert",
+    ("brac_plus/hopper_medium_expert.gin", "brac_plus/steady.gin"): "hopper_medium_expert",
     ("brac_plus/walker2d_medium.gin", "brac_plus/short_protocol.gin"): "walker2d_medium",
     ("brac_plus/walker2d_medium.gin", "brac_plus/one_multiplier.gin"): "walker2d_medium",
     ("brac_plus/pen_human.gin", "brac_plus/adroit_short_protocol.gin"): "pen_human",
@@ -247,6 +248,7 @@ def build(files: tuple[str, ...], bindings: tuple[str, ...] = ()):
     experiment, task = Experiment(), COMPLETE[files]
     known = find_task(dataset_name(task))
     dataset = experiment.load_dataset((dataset_file(task),), known)
+    measure(dataset)
     return experiment, dataset, experiment.agent(problem_of(dataset, known), 0)
 
 

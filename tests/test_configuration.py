@@ -133,7 +133,7 @@ def test_two_files_that_include_each_other_are_refused(tmp_path):
     [
         ("brac_plus/hoper_medium.gin", "brac_plus/hopper_medium.gin"),
         ("gin_configs/cql/tho.gin", "cql/rho.gin"),
-        ("separate_skills_short_protocol.gin", "brac_plus/separate_skills_short_protocol.gin"),
+        ("stedy.gin", "brac_plus/steady.gin"),
     ],
 )
 def test_a_missing_file_is_refused_with_names_that_come_close(tmp_path, monkeypatch, name, close):

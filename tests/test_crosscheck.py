@@ -41,8 +41,9 @@ def test_scores_are_this_packages(environment):
 def test_the_table_sets_the_seeds_of_both_beside_each_other(tmp_path):
     """IQL's 1 and 5 reach into 4 and 9; TD3+BC's 1 and 2 stay below 3; of CQL there are runs of d3rlpy alone."""
     theirs = [("iql", 0, 1.0), ("iql", 1, 5.0), ("td3_bc", 0, 1.0), ("td3_bc", 1, 2.0), ("cql", 0, 7.0), ("bc", 0, 8.0)]
+    curve = [[step, 5.0] for step in range(3)] + [[step, float(step)] for step in range(10)]  # the last ten: 4.5
     for agent, seed, score in theirs:
-        record = {"dataset": "d.hdf5", "agent": agent, "score_mean": score}
+        record = {"dataset": "d.hdf5", "agent": agent, "score_mean": score, "curve": curve if agent == "td3_bc" else []}
         write(tmp_path / "d3rlpy" / f"d__{agent}__{seed}.json", record)
     for name, score in (
         ("gym_short/d__iql_short_protocol__0.json", 9.0),
@@ -50,14 +51,14 @@ def test_the_table_sets_the_seeds_of_both_beside_each_other(tmp_path):
         ("gym_short/d__td3_bc_short_protocol__0.json", 3.0),
         ("crosscheck/d__td3_bc_short_protocol_cloning__0.json", 8.0),
     ):
-        write(tmp_path / name, {"evaluation": {"score_mean": score}})
+        write(tmp_path / name, {"evaluation": {"score_mean": score}, "curve": [[1, 4.0], [2, 6.0]]})
     found = crosscheck_table.table(
         crosscheck_table.their_scores(tmp_path / "d3rlpy"), crosscheck_table.our_scores(tmp_path)
     )
     assert found.splitlines()[2:] == [
-        "| d | bc | 8.0 | 8.0 | meet |",
-        "| d | td3_bc | 1.0, 2.0 | 3.0 | apart |",
-        "| d | iql | 1.0, 5.0 | 9.0, 4.0 | meet |",
+        "| d | bc | 8.0 | 8.0 | meet |  | 5.0 |  |",
+        "| d | td3_bc | 1.0, 2.0 | 3.0 | apart | 4.5, 4.5 | 5.0 | apart |",
+        "| d | iql | 1.0, 5.0 | 9.0, 4.0 | meet |  | 5.0, 5.0 |  |",
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.data.dataset import OfflineDataset, segment_starts
+from brac_plus_tf.data.dataset import OfflineDataset, continues, ends_episode, longest_stretch, segment_starts
 from brac_plus_tf.data.episodes import Places
 from brac_plus_tf.data.loading import dataset_from_arrays, load_dataset
 
@@ -314,3 +314,11 @@ def test_starts_of_any_places(gaps, length):
         step[row] = 0 if gaps[row] == 0 else step[row - 1] + gaps[row]
     expected = [row for row in range(len(gaps) - length + 1) if all(gap == 1 for gap in gaps[row + 1 : row + length])]
     assert segment_starts(Places(episode, step, np.ones(len(step), bool)), length).tolist() == expected
+
+
+def test_what_ends_an_episode_and_what_goes_on():
+    """Three episodes, of steps 0 and 1, of steps 4, 5 and 7, and of step 0 alone."""
+    places = Places(np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 4, 5, 7, 0]), np.ones(6, bool))
+    assert ends_episode(places).tolist() == [False, True, False, False, True, True]
+    assert continues(places).tolist() == [False, True, False, True, False, False]
+    assert longest_stretch(places) == 2

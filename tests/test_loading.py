@@ -133,6 +133,7 @@ def test_several_files_follow_one_another_without_joining(tmp_path):
     np.testing.assert_array_equal(dataset.transitions.next_observation[:, 0], [1, 2, 11, 11, 1, 2])
     assert dataset.origin.rows == (3, 2, 3) and dataset.origin.names == (first, second, first)
     np.testing.assert_array_equal(dataset.episodes.lengths, [3, 2, 3])
+    np.testing.assert_array_equal(dataset.places.episode, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(dataset.episodes.complete, [False, True, False])
     np.testing.assert_array_equal(dataset.episodes.returns, [3, 1, 3])
     assert dataset.origin.sha256 == contents_sha256([first, second, first])
@@ -152,6 +153,7 @@ def test_actions_outside_the_bounds(tmp_path):
     assert f"{path}: key 'actions', row 3: entry 1 is 1.000002" in error_of(path, small_task())
     assert "outside [-1, 1]" in error_of(path)
     # Actions of row i are 0.02 i.
+    assert "row 0: entry 0 is 0, outside [0.25, 1.75]" in error_of(path, action_low=0.25, action_high=1.75)
     assert "row 2: entry 0 is 0.0399999991, outside [-1, 0.03]" in error_of(path, action_high=0.03)
 
 

@@ -100,6 +100,10 @@ def test_settings_that_contradict_the_data_are_refused(tmp_path, monkeypatch):
         UserError, match=r"a\.hdf5: action entry 2 is within \[-9, 9\] where that of load_dataset.*10\]"
     ):
         load_dataset(path, action_low=LOW, action_high=[0.5, 6.0, 10.0])
+    # of the same width elsewhere, and about the same center but wider
+    for low, high, shown in ((0.1, 0.6, r"\[0.1, 0.6\]"), (-0.1, 0.6, r"\[-0.1, 0.6\]")):
+        with pytest.raises(UserError, match=rf"action entry 0 is within \[0, 0.5\] .* within {shown}"):
+            load_dataset(path, action_low=[low, *LOW[1:]], action_high=[high, *HIGH[1:]])
     with pytest.raises(
         UserError, match=r"entry 0 is within \[0, 0.5\] where that of task Hopper-v4 is within \[-1, 1\]"
     ):
@@ -170,6 +174,14 @@ def test_of_two_horizons_the_packages_own_name_counts(tmp_path):
 def test_a_minari_time_limit_is_the_tasks(tmp_path, monkeypatch):
     specification = json.dumps({"id": "Hopper-v4", "max_episode_steps": 77})
     assert dataset_task(minari(tmp_path, monkeypatch, env_spec=specification)).horizon == 77
+
+
+def test_of_a_tasks_horizon_and_a_stated_one_the_tasks_counts(tmp_path):
+    path = stating(tmp_path / "a.hdf5", action_low=-9, action_high=9, horizon=3)
+    with h5py.File(path, "a") as file:
+        del file["timeouts"]
+    task = small_task(horizon=4, action_low=-9.0, action_high=9.0)
+    assert load_dataset(path, task).episodes.lengths.tolist() == [4, 1]
 
 
 def test_without_a_task_the_stated_horizon_cuts_and_checks(tmp_path):

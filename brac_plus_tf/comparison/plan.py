@@ -15,12 +15,10 @@ from brac_plus_tf.core.gin_files import CONFIGS, find_gin_file
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.data.d4rl_names import is_d4rl_name
 from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.estimation.judged_policy import check_judgeable
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 from brac_plus_tf.runs import configuration, smoke
 from brac_plus_tf.runs.experiment import Experiment, evaluation_task, sources_of, task_label
-from brac_plus_tf.runs.session import problem_of
 
 _NAME_ONE = "--gin_bindings=\"Experiment.environment = 'Hopper-v4'\""
 
@@ -167,7 +165,7 @@ def check_comparable(cells: Sequence[Cell]) -> None:
             datasets[cell.dataset] = experiment.load_dataset(sources, task)
         terms: dict[str, object] = {"environment": None}
         if task is None:
-            _check_judgeable(place, experiment, datasets[cell.dataset], sources)
+            _check_judgeable(place, experiment, datasets[cell.dataset])
         else:
             backend = experiment.make_environment(task).backend
             terms = {"environment": f"{task.name} ({backend})", "final_episodes": experiment.final_episodes}
@@ -180,8 +178,8 @@ def check_comparable(cells: Sequence[Cell]) -> None:
                 raise UserError(f"{place}: Experiment.{name} is {value}, for {before} it is {expected[name]}")
 
 
-def _check_judgeable(place: str, experiment: Experiment, dataset: OfflineDataset, sources: Sequence[str]) -> None:
-    agent = experiment.build_agent(problem_of(dataset, dataset_task(sources[0])), 0)
+def _check_judgeable(place: str, experiment: Experiment, dataset: OfflineDataset) -> None:
+    agent = experiment.agent_for(dataset, None, 0)
     try:
         check_judgeable(DeployedPolicy(agent, dataset.dimensions, dataset.scaling), experiment.action, dataset)
     except UserError as error:

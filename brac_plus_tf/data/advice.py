@@ -132,7 +132,7 @@ def suggestion(dataset: OfflineDataset, behavior: Behavior | None) -> str:
         return f"{preset}, margin 1: too few episodes to say more; {others}"
     if behavior.separate:
         return (
-            f"{preset} with separate_skills_short_protocol.gin after it, margin 2: the policy has to move to the "
+            f"{preset} with brac_plus/steady.gin after it, which finds out the same: the policy has to move to the "
             "better skill as a whole"
         )
     if behavior.random:

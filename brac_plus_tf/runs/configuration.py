@@ -71,6 +71,16 @@ def fingerprint() -> str:
     return hashlib.sha256("\n".join(settings(gin.config_str())).encode()).hexdigest()
 
 
+def uses(name: str) -> bool:
+    """Whether what was parsed sets a parameter of the configurable `name`, in whatever scope."""
+    return any(key.rpartition("/")[2].rpartition(".")[0] == name for key in _keys(gin.config_str()))
+
+
+def is_bound(parameter: str) -> bool:
+    """Whether what was parsed binds `Name.parameter` itself, outside of scopes."""
+    return parameter in _keys(gin.config_str())
+
+
 def check_effective(bindings: Sequence[str], operative_config: str) -> None:
     """Checks that each command-line binding reached something that was built.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import gin
 from absl import logging
 
+from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.core.errors import UserError, plain
 from brac_plus_tf.core.extras import MissingPackageError
 from brac_plus_tf.data.dataset import OfflineDataset
@@ -15,6 +16,7 @@ from brac_plus_tf.data.sources import dataset_task, source_label
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.runs import configuration, trainer
 from brac_plus_tf.runs.facts import recorded_data
+from brac_plus_tf.runs.measured import measure
 from brac_plus_tf.runs.session import RunSettings, Session, problem_of
 
 
@@ -37,6 +39,12 @@ class Experiment(RunSettings):
         if not self.dataset:
             raise UserError("Experiment.dataset is empty: name a D4RL dataset, HDF5 files or minari:ID")
 
+    def agent_for(self, dataset: OfflineDataset, task: Task | None, seed: int) -> Agent:
+        """An untrained agent for the data, which settings may depend on; see `measured` and `build_agent`."""
+        measure(dataset)
+        # where nothing is evaluated, what the data say of their task still counts
+        return self.build_agent(problem_of(dataset, task or dataset_task(sources_of(self.dataset)[0])), seed)
+
 
 def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bindings: Sequence[str] = ()) -> Path:
     """Trains, evaluates and exports; returns the run directory `{root_dir}/{task}/{agent}/{seed}`.
@@ -50,8 +58,8 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     names = sources_of(experiment.dataset)
     task = evaluation_task(experiment.environment, names)
     dataset = experiment.load_dataset(names, task)
-    # where nothing is evaluated, what the data say of their task still counts
-    agent = experiment.build_agent(problem_of(dataset, task or dataset_task(names[0])), seed)
+    fingerprint = configuration.fingerprint()  # of what was given, without what is measured
+    agent = experiment.agent_for(dataset, task, seed)
     try:
         session = Session(experiment, agent, dataset, task, seed)
     except MissingPackageError as error:
@@ -61,7 +69,6 @@ def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bind
     directory = Path(root_dir) / task_label(names) / experiment.run_name / str(seed)
     if task is None:
         logging.warning("no environment: the policy is trained and exported, but not evaluated")
-    fingerprint = configuration.fingerprint()
     training_run = session.begin(directory, Path(root_dir) / "stage_cache", operative_config, fingerprint)
     trainer.run(training_run)
     session.finish(training_run)

@@ -10,12 +10,10 @@ import tensorflow as tf
 from brac_plus_tf.agents.base import Agent, named_variables
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.dataset import OfflineDataset
-from brac_plus_tf.data.sources import dataset_task
 from brac_plus_tf.environments.tasks import Task
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.checkpoints import Checkpoints
 from brac_plus_tf.runs.experiment import Experiment, evaluation_task, sources_of
-from brac_plus_tf.runs.session import problem_of
 
 Components = Mapping[str, Sequence[tf.Variable]]
 
@@ -40,7 +38,7 @@ def rebuild(run: Path) -> Rebuilt:
     dataset = experiment.load_dataset(names, task)
     # a trial's agent is the whole one with its stages cut short, and here none is trained
     whole = dataclasses.replace(experiment, smoke=False)
-    return Rebuilt(dataset, task, whole.build_agent(problem_of(dataset, task or dataset_task(names[0])), 0))
+    return Rebuilt(dataset, task, whole.agent_for(dataset, task, 0))
 
 
 def restore(run: Path, components: Components) -> None:

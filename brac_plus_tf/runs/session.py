@@ -64,7 +64,7 @@ class RunSettings(HyperParameters):
         try:
             agent = self.agent(problem, seed)
             agent.stages()
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last is gin's, for what is unbound
             raise UserError(f"{self.agent_name}: these settings do not fit it ({plain(error)})") from error
         if self.action not in agent.policies():
             setting = f"{type(self).__name__}.action"
