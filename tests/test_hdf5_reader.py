@@ -7,6 +7,7 @@ from dataset_files import columns, write_file
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
+from brac_plus_tf.data.hdf5_arrays import check_declared_size
 from brac_plus_tf.data.hdf5_reader import read_rows, statement
 
 
@@ -234,3 +235,25 @@ def test_environment_id(tmp_path, value, expected):
         with h5py.File(path, "a") as file:
             file.attrs["env_id"] = value
     assert statement(path).environment == expected
+
+
+def test_numbers_that_are_rounded_are_read_block_by_block(tmp_path, monkeypatch):
+    """Two rows at a time: every block is in its place, and what float32 cannot hold is found in the last, too."""
+    monkeypatch.setattr("brac_plus_tf.data.hdf5_arrays._BLOCK_ROWS", 2)
+    rewards = np.array([1.0, 2.5, 3.25, 4.0, 5.5])
+    path = write_file(tmp_path / "a.hdf5", rewards=rewards)
+    np.testing.assert_array_equal(read_rows(str(path), Dimensions(2, 3)).rewards, rewards)
+    observations = columns()["observations"].astype(np.float64)
+    observations[4, 0] = 1e9 + 1.0  # float32 holds every 64th number there
+    observations[:4, 0] = 1e9
+    assert "observations" in error_of(write_file(tmp_path / "b.hdf5", observations=observations))
+
+
+def test_more_than_half_of_the_memory_is_refused_however_large_the_file(tmp_path):
+    path = tmp_path / "a.hdf5"
+    path.touch()
+    os.truncate(path, 2**40)  # nothing of it is on the disk
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    check_declared_size(str(path), int(0.49 * memory))
+    with pytest.raises(UserError, match="which is refused"):
+        check_declared_size(str(path), int(0.51 * memory))

@@ -116,6 +116,22 @@ def test_it_finds_the_rule_and_says_how_well():
     assert metrics["recall"] > 0.9 and metrics["precision"] > 0.7
 
 
+def test_inputs_are_scaled_by_the_data_wherever_they_lie():
+    """The same states far from 0, and in other units, are answered alike; what scales them is kept with the weights."""
+    data = falling(2000)
+    columns = data.transitions
+    far = {name: getattr(columns, name) * 50.0 + 1000.0 for name in ("observation", "action", "next_observation")}
+    answers = []
+    for one in (data, tiny.with_columns(data, **far)):
+        ends, stage = learned(one)
+        stage.prepare(one, 0, SEED)
+        inputs = (one.transitions.observation, one.transitions.action, one.transitions.next_observation)
+        answers.append(ends._logit(*(tf.constant(column, tf.float32) for column in inputs)).numpy())
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-3)
+    kept = [variable.numpy() for variable in ends.components()["termination"] if variable.shape == [5]]
+    assert len(kept) == 2 and kept[0][0] == pytest.approx(1000.0, rel=0.1) and kept[1][0] == pytest.approx(29.0, rel=0.1)
+
+
 def test_recall_and_precision_by_hand(monkeypatch):
     """It takes a next observation above 0.6 for an end: all are found, and others beside them."""
     data = falling(3000)
