@@ -271,8 +271,7 @@ def test_the_digest_of_arrays_is_of_their_contents():
     flat = np.zeros((2, 4))
     ends = {"rewards": np.arange(2.0), "terminals": np.array([False, True]), "timeouts": np.zeros(2, bool)}
     one, other = (
-        dataset_from_arrays({"observations": flat[:, :cut], "actions": flat[:, cut:], **ends})
-        for cut in (1, 3)
+        dataset_from_arrays({"observations": flat[:, :cut], "actions": flat[:, cut:], **ends}) for cut in (1, 3)
     )
     assert one.origin.sha256 != other.origin.sha256
 

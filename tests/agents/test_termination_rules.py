@@ -128,8 +128,8 @@ def test_inputs_are_scaled_by_the_data_wherever_they_lie():
         inputs = (one.transitions.observation, one.transitions.action, one.transitions.next_observation)
         answers.append(ends._logit(*(tf.constant(column, tf.float32) for column in inputs)).numpy())
     np.testing.assert_allclose(answers[1], answers[0], atol=1e-3)
-    kept = [variable.numpy() for variable in ends.components()["termination"] if variable.shape == [5]]
-    assert len(kept) == 2 and kept[0][0] == pytest.approx(1000.0, rel=0.1) and kept[1][0] == pytest.approx(29.0, rel=0.1)
+    shift, scale = (variable.numpy() for variable in ends.components()["termination"] if variable.shape == [5])
+    assert shift[0] == pytest.approx(1000.0, rel=0.1) and scale[0] == pytest.approx(50.0 / np.sqrt(3.0), rel=0.1)
 
 
 def test_recall_and_precision_by_hand(monkeypatch):
