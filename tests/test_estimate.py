@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from brac_plus_tf.data.hdf5_writer import write_hdf5
 from brac_plus_tf.data.loading import dataset_from_arrays
 from brac_plus_tf.data.rows import Rows
 from brac_plus_tf.data.scaling import Scaling
-from brac_plus_tf.estimation.estimate import Estimation, Terms, estimate, report_lines
+from brac_plus_tf.estimation.estimate import Estimation, PolicyEvaluation, Terms, _tail, _value, estimate, report_lines
 from brac_plus_tf.estimation.fitted_q import FittedQ
 from brac_plus_tf.estimation.judged_policy import JudgedPolicy
 from brac_plus_tf.estimation.verdict import Interval, discounted_returns, judge, of_members, of_sample
@@ -249,6 +250,103 @@ def test_a_rows_next_action_is_the_policys_at_its_next_state(noise):
     starts = tf.constant(data.transitions.observation[:5])
     first = candidate.first_action(starts, tf.constant([0, 0])).numpy()
     np.testing.assert_allclose(np.abs(first - (0.5 * logs()["observations"][:5] - 2.0) / 2.0), noise / 2.0, atol=1e-5)
+
+
+# With a model ---------------------------------------------------------------------------------------------------------
+
+
+def linear_clone(log_std: float) -> PolicyEvaluation:
+    """A cloned policy of pre-tanh mean 0.3 state, in network units, and this logarithm of its deviation."""
+    evaluation = PolicyEvaluation(SETTINGS, dataset(), None, 0)
+    network = evaluation.cloned.network
+    for variable in network.variables:
+        variable.assign(tf.zeros_like(variable))
+    first, last = (np.zeros(kernel.shape, np.float32) for kernel in network.kernels)
+    first[0, 0, :2], last[0, :2, 0] = (1.0, -1.0), (0.3, -0.3)  # x = relu(x) - relu(-x)
+    for kernel, value in zip(network.kernels, (first, last), strict=True):
+        kernel.assign(value)
+    (bias,) = (variable for variable in network.variables if variable.shape == [1, 2])
+    bias.assign([[0.0, log_std]])
+    return evaluation
+
+
+class Says:
+    """A model that finds these returns for the policy and for the cloned one; remembers what it was given."""
+
+    dimensions, horizon = Dimensions(1, 1), 3
+
+    def __init__(self, policy=(1.0, 1.1, 0.9), clone=(3.0, 3.1, 2.9)) -> None:
+        self._returns, self.given = [policy, clone], []
+
+    def returns(self, act, starts, gamma) -> np.ndarray:
+        self.given.append((act, starts, gamma))
+        return np.array(self._returns[len(self.given) - 1])[:, None]
+
+
+def test_a_model_is_asked_in_the_environments_units():
+    """States are N(5, 2), actions 2 + 2 tanh(0.3 (s - 5) / 2): of a clone that hardly draws."""
+    evaluation, model = linear_clone(-5.0), Says()
+    policy = JudgedPolicy(Constant(1.8), "mean", dataset(), 1, 0)
+    opinion = evaluation.opinion(model, policy, 0)
+    assert (opinion.policy.mean, opinion.clone.mean) == pytest.approx((1.0, 3.0)) and opinion.steps == 3
+    (first, starts, gamma), (second, same, _) = model.given
+    assert gamma == 0.8 and starts.shape == (1000, 1) and starts is same
+    assert abs(starts.mean() - 5.0) < 0.3 and abs(starts.std() - 2.0) < 0.2
+    states = np.array([[5.0], [9.0], [1.0]], np.float32)
+    assert first(states, 0).ravel().tolist() == pytest.approx([1.8] * 3)
+    normal = (states - logs()["observations"].mean()) / logs()["observations"].std()
+    np.testing.assert_allclose(second(states, 0), 2.0 + 2.0 * np.tanh(0.3 * normal), atol=0.06)
+    np.testing.assert_allclose(evaluation.clone_means(normal), np.tanh(0.3 * normal), atol=1e-5)
+
+
+def test_the_clone_draws_anew_at_each_step_of_a_model():
+    evaluation, model = linear_clone(-0.5), Says()
+    evaluation.opinion(model, JudgedPolicy(Constant(1.8), "mean", dataset(), 1, 0), 0)
+    clone, states = model.given[1][0], np.full((200, 1), 5.0, np.float32)
+    assert np.array_equal(clone(states, 4), clone(states, 4))
+    assert abs(np.corrcoef(clone(states, 4).ravel(), clone(states, 5).ravel())[0, 1]) < 0.3
+
+
+def test_a_model_that_contradicts_takes_the_verdict_back(judged, tmp_path):
+    folder, policy, content = judged
+    shutil.copytree(folder / "first", tmp_path / "run")
+
+    def asked(model):
+        return estimate(tmp_path / "run", None, dataset(), policy, dataclasses.replace(TERMS, model=model))
+
+    found = asked(Says())
+    assert (found["reliable"], found["verdict"]) == (False, "not reliable on this data")
+    assert list(found["why"]) == ["the model sees the policy below the cloned one"]
+    assert found["model"]["difference"]["mean"] == pytest.approx(-2.0) and found["estimate"] == content["estimate"]
+    assert "policy less clone, in 3 steps of a learned model" in report_lines(found)
+    agreed = asked(Says((5.0, 5.1, 4.9)))
+    assert agreed["verdict"] == content["verdict"] and not agreed["why"]
+    other = Says()
+    other.dimensions = Dimensions(2, 1)
+    with pytest.raises(UserError, match=r"the model is of .* the data hold"):
+        asked(other)
+
+
+def test_what_is_to_come_is_the_clones_at_the_next_states(monkeypatch):
+    """One of two members says state + 10 action, the other three times as much: on average twice as much."""
+    evaluation, data = linear_clone(-5.0), dataset()
+
+    def values(observation, action):
+        one = (observation + 10.0 * action)[:, 0]
+        return np.stack([one, 3.0 * one])
+
+    monkeypatch.setattr(evaluation.clone_value, "values", values)
+    following = data.transitions.next_observation[:, 0]
+    expected = 2.0 * (following + 10.0 * np.tanh(0.3 * following))
+    np.testing.assert_allclose(_tail(evaluation, data), expected, atol=1e-3)
+
+
+def test_the_drift_is_where_the_estimate_goes(tmp_path):
+    """Twenty looks of two members, 1 more at each: the last two have a mean of 18.5 and 28.5, those before 2 less."""
+    rows = [f"policy_value,{step},value/{member},{step + 10 * member}\n" for step in range(20) for member in range(2)]
+    (tmp_path / "metrics.csv").write_text("stage,step,metric,value\n" + "".join(rows))
+    interval, drift = _value(tmp_path, "policy_value")
+    assert (interval.mean, drift) == pytest.approx((23.5, 2.0))
 
 
 def test_what_cannot_be_judged_is_refused(tmp_path):
