@@ -196,6 +196,7 @@ def test_the_figures_are_told(judged):
     text = report_lines(judged[2])
     assert re.search(r"from the starts of 100 episodes, gamma 0\.8", text)
     assert re.search(r"policy +(8\.[5-9]|9)", text) and text.endswith("verdict: better than the data")
+    assert re.search(r"clone +(4\.[5-9]|5)", text) and re.search(r"data +(4\.[89]|5)", text)
 
 
 def test_another_policy_on_the_same_data_shares_all_but_its_own_value(judged, capsys):
@@ -205,6 +206,14 @@ def test_another_policy_on_the_same_data_shares_all_but_its_own_value(judged, ca
     assert "behavior: 600 steps reused" in said and "clone_value: 2000 steps reused" in said
     assert second["clone"] == first["clone"] and second["data"] == first["data"]
     assert second["estimate"]["mean"] == pytest.approx(2.0, abs=0.4) and second["verdict"] == "worse than the data"
+
+
+def test_a_policy_is_judged_by_its_first_way_to_act(tmp_path):
+    class TwoWays(Constant):
+        actions = ("mean", "sample")
+
+    terms = dataclasses.replace(TERMS, smoke=True)
+    assert estimate(tmp_path / "a", None, dataset(), TwoWays(1.8), terms)["action"] == "mean"
 
 
 def test_called_again_it_learns_nothing_new(judged, capsys):
