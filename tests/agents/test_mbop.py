@@ -1,5 +1,7 @@
 """MBOP: what its three models are fitted to, how it asks them, and the plan as a state from step to step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -180,6 +182,9 @@ def test_the_clone_is_told_what_it_did_before():
             ]
         )
         np.testing.assert_allclose(action, done, atol=1e-5)
+    agent.behavior.network.network.variables[1].assign([[-2.0], [-3.0]])
+    action, _ = policy.draw(tf.constant(OBSERVATION, tf.float32), policy.initial_state(3), SEED)
+    assert action.numpy().tolist() == [[-1.0]] * 3  # far beyond an action's range
 
 
 def fitted(part, data, steps: int):
@@ -219,6 +224,23 @@ def test_the_value_learns_what_the_next_steps_earn_from_the_state_and_the_action
     fitted(agent.value, data, 1500)
     worth = agent._worth(tf.constant(inputs[None, :, :2], tf.float32), tf.constant(inputs[None, :, 2:], tf.float32))
     np.testing.assert_allclose(worth[0], 1.0 + 3.0 * observation[:, 0], atol=0.05)
+
+
+def test_a_state_whose_last_action_is_not_known_teaches_no_value():
+    """Step 1 of the episode is missing: what led to step 2 is unknown, though what follows it is known."""
+    data = tiny.with_columns(tiny.make_dataset(5, DIMENSIONS), discount=[1, 1, 1, 1, 0])
+    step = np.array([0, 2, 3, 4, 5], np.int32)
+    data = dataclasses.replace(data, places=data.places._replace(step=step))
+    _, _, known = make_agent(planning=Planning(horizon=2))._returns(data)
+    assert known.tolist() == [False, False, True, True, True]
+    _, _, known = make_agent(planning=Planning(horizon=1))._returns(data)
+    assert known.tolist() == [True, False, True, True, True]
+
+
+def test_the_value_alone_depends_on_the_horizon():
+    """So that runs of another horizon share the stages before it, and not its own."""
+    stages = [make_agent(planning=Planning(horizon=horizon)).stages() for horizon in (2, 3)]
+    assert [one.settings == other.settings for one, other in zip(*stages, strict=True)] == [True, True, False]
 
 
 def test_each_member_draws_its_own_minibatches():
