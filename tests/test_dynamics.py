@@ -231,6 +231,27 @@ def test_a_next_observation_that_was_not_recorded_teaches_nothing_but_its_reward
     )
 
 
+def test_scales_are_of_what_is_learned_from_and_ranges_of_what_is_known():
+    dataset = tiny.make_dataset(60, DIMENSIONS)
+    held_out, unknown = np.arange(60) < 10, np.arange(60) == 30
+    columns = dataset.transitions
+    observation, following = columns.observation.copy(), columns.next_observation.copy()
+    observation[held_out] += 50.0
+    following[unknown] = 99.0
+    dataset = tiny.with_columns(dataset, observation=observation, next_observation=following)
+    dataset = dataclasses.replace(dataset, places=dataset.places._replace(known=~unknown))
+    model = learner(DynamicsFit(hold_out=lambda episode, count, generator: held_out))
+    model.stage().prepare(dataset, 0, SEED)
+    inputs = np.concatenate([observation, columns.action], axis=1)[~held_out]
+    np.testing.assert_allclose(model.network.input_shift, inputs.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.network.input_scale, inputs.std(axis=0), rtol=1e-4)
+    targets = np.concatenate([columns.reward[:, None], following], axis=1)[~unknown]
+    low, high = model.low.numpy(), model.high.numpy()
+    np.testing.assert_allclose(low[1:], targets[:, 1:].min(axis=0))
+    np.testing.assert_allclose(high[1:], targets[:, 1:].max(axis=0))
+    assert (low[0], high[0]) == (columns.reward.min(), columns.reward.max())
+
+
 def test_early_stopping_snapshots_and_elites_by_script(monkeypatch):
     """Held-out errors as scripted: a fall of 1 % counts, six idle epochs end it, the best weights come back whole."""
     dataset, _ = linear_system(60, np.full(4, 0.1))
