@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brac_plus_tf.core.errors import UserError
-from brac_plus_tf.data.episodes import RecordedEpisodes, check_lengths, cut_rows, record_episodes, to_transitions
+from brac_plus_tf.data.episodes import (
+    RecordedEpisodes,
+    breaks,
+    check_lengths,
+    cut_rows,
+    record_episodes,
+    to_transitions,
+)
 from brac_plus_tf.data.hdf5_reader import read_rows
 from brac_plus_tf.data.rows import Rows
 
@@ -157,6 +164,38 @@ def test_next_observations_rounded_otherwise_are_the_same_states():
     assert np.flatnonzero(cut_rows(halves, None)).tolist() == [29, 69]
     with pytest.raises(UserError, match="such rows"):
         cut_rows(recorded_walk([30, 40], noise=0.3), None)
+
+
+@pytest.mark.parametrize("block", [65_536, 2])
+def test_what_counts_as_another_state_by_hand(monkeypatch, block):
+    """A thousandth of the entry's deviation, here 10 and 0, and of the next row's value, here 0 and 1000."""
+    monkeypatch.setattr("brac_plus_tf.data.episodes._BLOCK_ROWS", block)
+    rows = make_rows([0] * 7)
+    # of the rows that follow, four times 0: 0.01 may be missing there
+    observations = np.array([[20.0, 1000], [0, 1000], [0, 1000], [0, 1000], [0, 1000], [-20, 1000], [0, 1000]])
+    observations[:, 0] *= 10.0 / observations[:, 0].std()
+    stated = np.append(observations[1:], observations[:1], axis=0)
+    stated[:4, 0] += [0.005, 0.015, -0.005, -0.015]
+    stated[4, 1] += 0.9
+    stated[5, 1] -= 1.1
+    observations, stated = observations.astype(np.float32), stated.astype(np.float32)
+    rows = dataclasses.replace(rows, observations=observations, next_observations=stated)
+    assert breaks(rows).tolist() == [False, True, False, True, False, True, False]
+
+
+def test_what_is_known_of_next_observations():
+    rows = make_rows(TERMINALS, TIMEOUTS_)
+    places = to_transitions(rows, cut_rows(rows, None))[1]
+    assert places.known.tolist() == [True, True, False, True, False, True, True]  # not after the terminals 2 and 5
+    rows = make_rows(TERMINALS, TIMEOUTS_, stored=True)
+    assert to_transitions(rows, cut_rows(rows, None))[1].known.all()
+
+
+def test_a_terminal_is_never_a_cut():
+    """Its next observation is elsewhere, too, and the horizon may be reached with it."""
+    rows = make_rows(TERMINALS, stored=True)
+    assert not cut_rows(rows, None).any()
+    assert cut_rows(make_rows([0, 0, 1, 0, 0, 0]), 3).tolist() == [False] * 5 + [True]
 
 
 @pytest.mark.parametrize("horizon", [None, 25])

@@ -110,6 +110,7 @@ def test_settings_go_before_the_tasks_own_and_are_recorded():
     assert task.facts() == {"task": "Hopper-v4", "horizon": 200, "reference_score": (10.0, 60.0)}
     again = recorded_task(json.loads(json.dumps(task.facts())))
     assert (again.horizon, again.reference_score.minimum, again.reference_score.maximum) == (200, 10.0, 60.0)
+    assert find_task("Hopper-v4", horizon=200).facts()["horizon"] == 200
     assert find_task("Hopper-v4").facts() == {"task": "Hopper-v4"}
     assert recorded_task({"task": "Hopper-v4", "backend": "gymnasium"}) is TASKS["Hopper-v4"]
 
