@@ -190,3 +190,10 @@ def test_a_scalar_multiplier_comes_back_from_the_end_of_its_range_at_once(logari
     for _ in range(60):  # Adam's own moments turn within these
         multiplier.ascend(tf.constant(-1.0))
     assert float(multiplier()) == pytest.approx(0.5, rel=1e-6)
+
+
+def test_what_an_entropy_constraint_lets_fall():
+    """A bound from above lets E[H] fall however far, one from below as far as the bound."""
+    target = tf.constant(-3.0)
+    assert MaximumEntropy(target=-3.0).least(target).numpy() == -np.inf
+    assert MinimumEntropy(target=-3.0).least(target).numpy() == -3.0
