@@ -197,3 +197,17 @@ def test_what_an_entropy_constraint_lets_fall():
     target = tf.constant(-3.0)
     assert MaximumEntropy(target=-3.0).least(target).numpy() == -np.inf
     assert MinimumEntropy(target=-3.0).least(target).numpy() == -3.0
+
+
+@pytest.mark.parametrize("rule", [StateMultiplier((8,), initial=2.5), GlobalMultiplier(initial=2.5)])
+def test_multipliers_start_where_they_are_told(rule):
+    """alpha = softplus(x), in a state of zeros, where a network without hidden biases has its last bias alone."""
+    network = rule.build(Dimensions(3, 1), 0)
+    np.testing.assert_allclose(np.log1p(np.exp(network(tf.zeros([2, 3])))), [2.5, 2.5], rtol=1e-5)
+
+
+def test_no_loss_reaches_a_learned_multiplier():
+    multiplier = Multiplier(initial=1.5).build()
+    with tf.GradientTape() as tape:
+        loss = 2.0 * multiplier()
+    assert float(loss) == 3.0 and tape.gradient(loss, multiplier.variables[0]) is None
