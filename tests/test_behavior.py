@@ -267,6 +267,15 @@ def test_negative_elbo_trains_encoder_and_decoder_of_its_member_only():
         assert np.any(gradient[1] != 0.0)
 
 
+def test_draws_are_the_decoders_means():
+    """Of latents that are all clipped to 0 there is one mean a state, whatever the decoder's deviation."""
+    member = VAEEnsemble(1, (8,), mixture_components=2).build(Dimensions(6, 3), 0).member(0)
+    observation = normal(B, 6)
+    draws = member.draws(observation, 4, 0.0, SEED)
+    expected = member.decoder(observation, tf.zeros([B, 6])).mean()
+    np.testing.assert_allclose(draws, np.repeat(expected[None], 4, axis=0), atol=1e-6)
+
+
 # A Gaussian in the model's place ------------------------------------------------------------------------------------
 
 
