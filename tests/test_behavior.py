@@ -276,6 +276,18 @@ def test_draws_are_the_decoders_means():
     np.testing.assert_allclose(draws, np.repeat(expected[None], 4, axis=0), atol=1e-6)
 
 
+def test_a_policy_is_measured_in_the_type_that_is_asked_for():
+    """bfloat16 has 8 bits: means move by about a hundredth, and only there."""
+    ensemble = VAEEnsemble(1, (64,), compute_dtype="bfloat16").build(Dimensions(6, 3), 0)
+    observation, latent = normal(B, 6), normal(B, 6, seed=2)
+    measured, learned = (
+        member.decoder(observation, latent).mean().numpy() for member in (ensemble.fixed_member(0), ensemble.member(0))
+    )
+    (every,) = (member.decoder(observation, latent).mean().numpy() for member in ensemble.every_member())
+    np.testing.assert_allclose(every, learned, atol=1e-6)
+    assert 1e-4 < np.abs(measured - learned).max() < 0.1
+
+
 # A Gaussian in the model's place ------------------------------------------------------------------------------------
 
 
