@@ -3,6 +3,7 @@
 import json
 
 import gin
+import numpy as np
 import pytest
 import tiny
 from test_advice import ONE, TWO, made
@@ -33,9 +34,10 @@ def settings_of(files, bindings=(), data=None) -> dict[str, str]:
     return {name: repr(value) for name, value in describe(agent.settings).items()}
 
 
-def test_one_policy_is_learned_from_as_by_one_multiplier():
+@pytest.mark.parametrize("gains", [ONE, np.linspace(-1.0, 1.0, 40)])
+def test_one_policy_and_one_that_changes_are_learned_from_as_by_one_multiplier(gains):
     files = ["brac_plus/base.gin", "brac_plus/short_protocol.gin", "brac_plus/one_multiplier.gin"]
-    assert settings_of(STEADY, data=made(ONE)) == settings_of(files)
+    assert settings_of(STEADY, data=made(gains)) == settings_of(files)
 
 
 def test_separate_skills_have_settings_of_their_own(caplog):
