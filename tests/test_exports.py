@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from brac_plus_tf.exports.formats import FORMATS
 from brac_plus_tf.exports.parity import LIMIT, Reference
 from brac_plus_tf.exports.portable import portable_ways
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
-from brac_plus_tf.runs.exporting import export
+from brac_plus_tf.runs.exporting import _observations, export
 
 OTHERS = ("onnx", "litert")
 HALF_RANGE = np.array([2.0, 0.25], np.float32)
@@ -319,6 +320,17 @@ def test_rows_are_made_up_where_the_data_are_gone(run, tmp_path):
     finally:
         config.write_text(text)
     assert lines[0].startswith("compared on made-up observations, for the data cannot be read (") and "gone" in lines[0]
+
+
+def test_made_up_rows_are_in_the_datas_units(tmp_path):
+    """About as many standard deviations about the mean as the networks have seen."""
+    shift, scale = np.array([100.0, -3.0], np.float32), np.array([0.1, 20.0], np.float32)
+    scaling = Scaling(shift, scale, np.zeros(1, np.float32), np.ones(1, np.float32))
+    policy = SimpleNamespace(dimensions=Dimensions(2, 1), scaling=scaling)
+    rows, what = _observations(tmp_path / "gone", policy)
+    np.testing.assert_allclose(rows.mean(axis=0), shift, atol=0.15 * scale.max())
+    np.testing.assert_allclose(rows.std(axis=0), scale, rtol=0.1)
+    assert what.startswith("made-up observations")
 
 
 def test_an_unknown_format_is_refused(run, tmp_path):

@@ -111,6 +111,7 @@ def test_last_evaluations_by_hand(tmp_path):
     averages = last_evaluations(tmp_path, count=10)
     assert averages["return_mean"] == 8.5  # of 4 to 13
     assert averages["length_mean"] == 7.0
+    assert averages["count"] == 1  # what there is of every figure
     assert last_evaluations(tmp_path, count=3)["return_mean"] == 12.0
     (tmp_path / "metrics.csv").write_text("stage,step,metric,value\n")
     assert last_evaluations(tmp_path) == {"count": 0}
