@@ -348,12 +348,16 @@ def test_each_stage_takes_its_first_steps(files):
     assert all(outcome.changed.values()) and outcome.finite
 
 
+def reached_by(outcome: Assembled) -> dict[str, str]:
+    """Without a scope a binding also counts where it reached an object of some scope, as `by_skills` has them."""
+    return {key.rpartition("/")[2]: value for key, value in outcome.operative.items()} | outcome.operative
+
+
 @pytest.mark.parametrize("files", COMPLETE, ids=" + ".join)
 def test_every_binding_of_the_last_file_counts(files):
     outcome = assembled(files)
     overridden = {binding.split(" = ")[0] for binding in SMALL}
-    # without a scope it also counts where it reached an object of some scope, as of what `by_skills` chooses from
-    reached = {key.rpartition("/")[2]: value for key, value in outcome.operative.items()} | outcome.operative
+    reached = reached_by(outcome)
     for key, value in statements(files[-1])[0].items():
         if files[-1] == "ablations/mmd_global.gin" and key.startswith("GlobalMultiplier"):
             continue
@@ -365,7 +369,7 @@ def test_no_binding_of_a_shared_file_is_dead():
     """Each counts in at least one of the configurations that read it."""
     dead = {(file, key) for file in EVERY_FILE if file not in OF_OTHER_COMMANDS for key in statements(file)[0]}
     for files in COMPLETE:
-        used = assembled(files).operative
+        used = reached_by(assembled(files))
         for file in set().union(*(with_includes(file) for file in files)):
             dead -= {(file, key) for key in statements(file)[0] if key in used}
     assert dead == set()
