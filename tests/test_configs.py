@@ -29,8 +29,6 @@ from brac_plus_tf.objectives.divergences import dual_kl, dual_wasserstein
 from brac_plus_tf.runs import configuration
 from brac_plus_tf.runs.compiled_stage import take_step
 from brac_plus_tf.runs.experiment import Experiment
-from brac_plus_tf.runs.measured import measure
-from brac_plus_tf.runs.session import problem_of
 
 # Tables 5 and 6 of the paper: eps and the bound on the entropy H0
 PAPER = {
@@ -248,8 +246,7 @@ def build(files: tuple[str, ...], bindings: tuple[str, ...] = ()):
     experiment, task = Experiment(), COMPLETE[files]
     known = find_task(dataset_name(task))
     dataset = experiment.load_dataset((dataset_file(task),), known)
-    measure(dataset)
-    return experiment, dataset, experiment.agent(problem_of(dataset, known), 0)
+    return experiment, dataset, experiment.agent_for(dataset, known, 0)
 
 
 @functools.cache

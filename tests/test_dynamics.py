@@ -219,11 +219,12 @@ def test_a_next_observation_that_was_not_recorded_teaches_nothing_but_its_reward
     assert float(outcomes[0]) == float(outcomes[1])
     for left, right in zip(model.network.get_weights(), other.network.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
-    generator_columns["reward"] = generator_columns["reward"] + tf.constant([0.0] * 4 + [1.0] * 2)
+    reward = generator_columns["reward"]
+    generator_columns["reward"] = reward + tf.constant([0.0] * 4 + [1.0] * 2)
     assert float(learner(members=2).update(batch(tf.constant(first), known), SEED)["squared_error"]) != float(
         outcomes[0]
     )
-    generator_columns["reward"] = generator_columns["reward"] - tf.constant([0.0] * 4 + [1.0] * 2)
+    generator_columns["reward"] = reward  # the very same bits: what differs below is the next observation alone
     third = first.copy()
     third[:, 3] += 1.0
     assert float(learner(members=2).update(batch(tf.constant(third), known), SEED)["squared_error"]) != float(
