@@ -63,6 +63,11 @@ def test_what_the_user_binds_wins():
     assert forced == settings_of(STEADY, data=made(ONE))
 
 
+def test_one_answer_of_the_users_leaves_the_others_to_the_data():
+    found = settings_of(STEADY, ["gamma/by_skills.separate_skills = False"], made(TWO))
+    assert "gamma=0.995," in found["critic"] and "margin=2.0" in found["threshold"]
+
+
 def test_nothing_is_measured_that_nobody_asks_for(monkeypatch):
     monkeypatch.setattr(measured, "behavior_of", lambda data: pytest.fail("measured"))
     settings_of(["brac_plus/base.gin", "brac_plus/short_protocol.gin"], data=made(TWO))
@@ -79,9 +84,10 @@ def test_without_a_measurement_there_is_no_agent():
         settings_of(STEADY)
 
 
-def test_the_operative_configuration_builds_the_same_agent_again(tmp_path):
-    """It holds what was measured, whatever the data would tell now."""
+def test_the_operative_configuration_builds_the_same_agent_again(tmp_path, monkeypatch):
+    """It holds what was measured: nothing is measured again, whatever the data would tell now."""
     before = settings_of(STEADY, data=made(TWO))
+    monkeypatch.setattr(measured, "behavior_of", lambda data: pytest.fail("measured"))
     path = tmp_path / "operative_config.gin"
     path.write_text(gin.operative_config_str())
     configuration.parse([str(path)], [])

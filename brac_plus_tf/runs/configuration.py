@@ -71,14 +71,10 @@ def fingerprint() -> str:
     return hashlib.sha256("\n".join(settings(gin.config_str())).encode()).hexdigest()
 
 
-def uses(name: str) -> bool:
-    """Whether what was parsed sets a parameter of the configurable `name`, in whatever scope."""
-    return any(key.rpartition("/")[2].rpartition(".")[0] == name for key in _keys(gin.config_str()))
-
-
-def is_bound(parameter: str) -> bool:
-    """Whether what was parsed binds `Name.parameter` itself, outside of scopes."""
-    return parameter in _keys(gin.config_str())
+def scopes_of(parameter: str) -> set[str]:
+    """The scopes in which what was parsed binds `Name.parameter`; "" for none around it."""
+    parts = (key.rpartition("/") for key in _keys(gin.config_str()))
+    return {scope for scope, _, name in parts if name == parameter}
 
 
 def check_effective(bindings: Sequence[str], operative_config: str) -> None:

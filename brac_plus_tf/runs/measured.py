@@ -23,7 +23,9 @@ def by_skills(one: Any, separate: Any, separate_skills: bool = gin.REQUIRED) -> 
 
 def measure(dataset: OfflineDataset) -> None:
     """Measures what the configuration asks of the data, for the agent that is built next."""
-    if not configuration.uses("by_skills") or configuration.is_bound(_MEASURED):
+    answered = configuration.scopes_of(_MEASURED)
+    # a finished run's configuration has an answer in each scope; nobody asks where `by_skills` chooses nothing
+    if "" in answered or configuration.scopes_of("by_skills.one") <= answered:
         return
     behavior = behavior_of(dataset)
     separate = behavior is not None and behavior.separate
