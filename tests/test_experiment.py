@@ -169,6 +169,19 @@ def test_the_same_again_changes_nothing(finished):
     assert len(trial.log) == episodes
 
 
+def test_a_run_is_told_beside_the_whole_episodes_of_its_data(finished, capsys):
+    trial, _ = finished
+    with h5py.File(trial.source) as file:
+        rewards, last = file["rewards"][:], np.flatnonzero(file["terminals"][:])
+    returns = [episode.sum(dtype=np.float64) for episode in np.split(rewards, last + 1)]
+    assert last[-1] < 299  # the recording ended within an episode, which is not counted
+    trial.run()
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("data"))
+    mean = np.mean(returns[:-1])
+    score = 100.0 * (mean + 20.272305) / (3234.3 + 20.272305)  # d4rl's reference returns of hopper
+    assert told == f"data     score {score:.1f}, return {mean:.1f} (mean of {len(last)} episodes)"
+
+
 def test_an_interrupted_run_ends_like_any_other(finished, tmp_path):
     def stop(stage, step):
         if (stage, step) == ("second", 4):

@@ -209,6 +209,14 @@ def test_a_discount_that_the_agent_does_not_have_is_refused(tmp_path):
     assert problem_of(part, None).discount == 0.9
 
 
+def test_an_agent_is_told_of_its_data_by_hand():
+    two_ends = columns(7) | {"terminals": np.arange(7) % 3 == 2, "rewards": np.float32([3, -1, 2, 0, 5, 1, 4])}
+    problem = problem_of(dataset_from_arrays(two_ends, rewards=None), None)
+    # row 6 begins an episode that goes on after the data: what followed it is not known
+    assert (problem.terminals, problem.transitions, problem.reward_range) == (2, 6, (-1.0, 5.0))
+    assert problem_of(dataset_from_arrays(two_ends), None).reward_range == (0.0, 1.0)
+
+
 def test_rewards_that_are_all_the_same_teach_cloning_alone():
     dataset = dataset_from_arrays(columns() | {"rewards": np.full(5, 2.0)})
     problem = problem_of(dataset, None)

@@ -79,6 +79,18 @@ def test_a_whole_step():
     ref.assert_followed(target, agent.critic, agent.target_critic, TAU)
 
 
+def test_the_policys_rate_falls_to_nothing_by_the_last_step():
+    """rate (1 + cos(pi t / T)) / 2 at t = 0, T / 3, T / 2 and T, where T is the number of steps of all epochs."""
+    training = Training(epochs=4, steps_per_epoch=3, policy_learning_rate=0.04)
+    agent = IQL(Problem(ref.DIMENSIONS), 0, training=training)
+    rates = []
+    for step in (0, 4, 6, 12):
+        agent.policy_optimizer.iterations.assign(step)
+        rates.append(float(agent.policy_optimizer.learning_rate))
+    np.testing.assert_allclose(rates, [0.04, 0.03, 0.02, 0.0], atol=1e-8)
+    assert float(agent.value_optimizer.learning_rate) == np.float32(3e-4)
+
+
 def test_losses_by_hand():
     np.testing.assert_allclose(expectile_loss(tf.constant([2.0, -2.0, 0.0]), 0.7), [2.8, 1.2, 0.0], rtol=1e-6)
     found = advantage_weight(tf.constant([0.0, 1.0, -1.0, 1e4]), 2.0, 100.0)
