@@ -56,12 +56,12 @@ def a_judged_run(folder, **changes):
     return run
 
 
-def a_selection(folder, name="a"):
+def a_selection(folder, name="a", chosen=0):
     many = [judged(name, 7.0, 1.0, 4.0), judged("b", 6.0, 1.5, 1.0, reliable=False)]
     for one in many:
         one.judgement.update(gamma=0.99, episodes=40, why=["it drifts"], data={"mean": 5.0, "half_width": 0.5})
     folder.mkdir(exist_ok=True)
-    (folder / "selection.json").write_text(json.dumps(content_of(many, Choice(0, True, "the best of two"))))
+    (folder / "selection.json").write_text(json.dumps(content_of(many, Choice(chosen, True, "the best of two"))))
     return folder
 
 
@@ -109,6 +109,47 @@ def test_a_selection(tmp_path):
     text = selection_page(a_selection(tmp_path))
     assert "Chosen: a: the best of two." in text and "it drifts" in text
     assert re.search(r"<tr class=chosen><td>a</td><td>7 \+- 1</td><td>3\.6</td><td>4</td><td>25%</td>", text)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The axes of what pages draw, in order."""
+    every = []
+
+    def panels(draw, description):
+        for one in draw:
+            every.append(Figure().subplots())
+            one(every[-1])
+        return ""
+
+    monkeypatch.setattr("brac_plus_tf.reporting.report.panels", panels)
+    return every
+
+
+def test_a_selection_draws_each_interval_and_the_datas(tmp_path, drawn):
+    text = selection_page(a_selection(tmp_path, chosen=1))
+    assert "Chosen: b: the best of two." in text and "<tr class=chosen><td>b</td>" in text
+    (axes,) = drawn
+    assert axes.patches[0].get_bbox().intervalx.tolist() == [4.5, 5.5]  # the data: 5 +- 0.5
+    points = {}
+    for container in axes.containers:
+        line, _, (bar,) = container.lines
+        ends = bar.get_segments()[0]
+        points[line.get_ydata()[0]] = (line.get_xdata()[0], *ends[:, 0], line.get_color())
+    assert points == {0: (7.0, 6.0, 8.0, "#0072B2"), -1: (6.0, 4.5, 7.5, "#D55E00")}
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert dict(zip(axes.get_yticks().tolist(), names, strict=True)) == {0: "a", -1: "b"}
+
+
+def test_a_comparison_draws_each_dataset_by_itself(tmp_path, drawn):
+    rows = ["dataset,agent,seed,unit,mean", "x,bc,0,score,1.5", "x,cql,0,score,2.5", "y,bc,0,return,3.5"]
+    (tmp_path / "scores.csv").write_text("\n".join(rows))
+    (tmp_path / "table.md").write_text("Words.\n\n| agent | x |\n|---|---|\n| bc | 1.5 |\n")
+    text = comparison_page(tmp_path)
+    assert "<tr><th>agent</th><th>x</th></tr><tr><td>bc</td><td>1.5</td></tr></table>" in text
+    points = [[(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] for axes in drawn]
+    assert points == [[(0, 1.5), (1, 2.5)], [(0, 3.5)]]
+    assert [(axes.get_title(), axes.get_ylabel()) for axes in drawn] == [("x", "score"), ("y", "return")]
 
 
 def test_a_comparison(tmp_path):
