@@ -24,7 +24,7 @@ from brac_plus_tf.core.settings import HyperParameters, checked
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.behavior import VAEEnsemble
 from brac_plus_tf.models.networks import Actor
-from brac_plus_tf.models.optimization import Fit, copy_variables, decayed, raw, watch
+from brac_plus_tf.models.optimization import Fit, build_adam, copy_variables, decayed, raw, watch
 from brac_plus_tf.objectives.divergences import Divergence, Floored, KLUpperBound
 from brac_plus_tf.objectives.losses import constrained_policy_loss
 from brac_plus_tf.objectives.metrics import divergence_metrics
@@ -43,7 +43,8 @@ from brac_plus_tf.objectives.penalties import GradientPenalty
 class Improvement(HyperParameters):
     """Stage 4: `epochs` of `steps_per_epoch` gradient steps (Table 4).
 
-    policy_decay: factors on the policy's learning rate for equal parts of the stage; constant in the paper.
+    policy_decay, critic_decay: factors on the policy's and the critics' learning rates for equal parts of the stage;
+    constant in the paper.
     policy_samples: actions drawn per state. target_actor: targets use a slowly following copy of the policy.
     train_behavior: the behaviour policy keeps learning. The last three are the authors' later code, off in the paper.
     """
@@ -53,6 +54,7 @@ class Improvement(HyperParameters):
     batch_size: int = 100
     policy_learning_rate: float = 5e-6
     policy_decay: tuple[float, ...] = (1.0,)
+    critic_decay: tuple[float, ...] = (1.0,)
     policy_samples: int = 1
     target_actor: bool = False
     train_behavior: bool = False
@@ -63,6 +65,9 @@ class Improvement(HyperParameters):
 
     def policy_rate(self) -> float | object:
         return decayed(self.policy_learning_rate, self.policy_decay, self.steps)
+
+    def critic_rate(self, learning_rate: float) -> float | object:
+        return decayed(learning_rate, self.critic_decay, self.steps)
 
 
 @gin.register
@@ -99,6 +104,9 @@ class BRACPlus(Initialized):
         super().__init__(
             problem, seed, actor, critic, rate, max_q, behavior, initial_divergence, entropy, fits, samples
         )
+        # of this stage alone: what a fitted Q may be shared by is told by `critic`, whose rate is constant
+        critic_rate = improvement.critic_rate(critic.learning_rate)
+        self.critic_optimizer = build_adam(critic_rate, self.critic.trainable_variables)
         self._divergence, self._penalty, self._improvement = divergence, penalty, improvement
         self.target_actor = self.actor  # whose next actions the targets value
         if improvement.target_actor:

@@ -13,6 +13,7 @@ from scipy import stats
 from brac_plus_tf.agents.base import Problem, named_variables
 from brac_plus_tf.agents.brac_plus import BRACPlus, Improvement
 from brac_plus_tf.agents.thresholds import AbsoluteThreshold, RelativeThreshold
+from brac_plus_tf.agents.value_learning import Critic
 from brac_plus_tf.core.randomness import base_seed
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.models.behavior import ConditionalVAE, VAEEnsemble, all_members
@@ -131,16 +132,37 @@ def test_a_target_actor_follows_where_there_is_one():
     assert "target_actor" in agent.components() and "target_actor" not in make_agent().components()
 
 
-def test_the_policy_slows_down_by_its_decay_over_the_main_stage():
-    """Adam's steps are bounded by the rate: a factor of 0 in the second half leaves the policy where it is."""
-    main = Improvement(epochs=2, steps_per_epoch=3, batch_size=30, policy_learning_rate=1e-2, policy_decay=(1.0, 0.0))
-    agent, dataset = make_agent(improvement=main), make_dataset()
-    stage, moved = agent.stages()[3], []
+@pytest.mark.parametrize(
+    ("improvement", "critic_learning_rate", "actor", "critic"),
+    [
+        ({"policy_decay": (1.0, 0.0)}, 1e-2, [True] * 4 + [False] * 2, [True] * 6),
+        ({"critic_decay": (1.0, 0.0)}, 1e-2, [True] * 6, [True] * 4 + [False] * 2),
+        ({"critic_decay": (0.0, 1.0)}, 1e-2, [True] * 6, [False] * 4 + [True] * 2),
+        ({}, 0.0, [True] * 6, [False] * 6),
+    ],
+)
+def test_each_slows_down_by_its_own_decay_over_the_main_stage(improvement, critic_learning_rate, actor, critic):
+    """Adam's steps are bounded by the rate: a factor of 0 leaves what it is on where it is, and nothing else."""
+    main = Improvement(epochs=2, steps_per_epoch=3, batch_size=30, policy_learning_rate=1e-2, **improvement)
+    agent = make_agent(improvement=main, critic=Critic((16, 16), critic_learning_rate, tau=0.25))
+    dataset, moved = make_dataset(), []
+    stage = agent.stages()[3]
     for step in range(stage.steps):
         before = tiny.values(agent)
         take_step(stage, dataset, SEED, tf.constant(step))
-        moved.append("actor" in changed_components(before, tiny.values(agent)))
-    assert moved == [True] * 4 + [False] * 2  # Keras drops the rate one step late
+        moved.append(changed_components(before, tiny.values(agent)))
+    # Keras changes the rate one step late
+    assert ["actor" in names for names in moved] == actor
+    assert ["critic" in names for names in moved] == critic
+
+
+def test_the_initial_critic_is_fitted_at_its_own_rate():
+    """What slows down in the main stage, here to nothing, leaves stage 3 alone."""
+    main = Improvement(epochs=2, steps_per_epoch=3, batch_size=30, critic_decay=(0.0, 0.0))
+    agent, dataset = make_agent(improvement=main), make_dataset()
+    before = tiny.values(agent)
+    take_step(agent.stages()[2], dataset, SEED, tf.constant(0))
+    assert "critic" in changed_components(before, tiny.values(agent))
 
 
 def test_terminal_states_are_fitted_to_their_reward():

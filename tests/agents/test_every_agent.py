@@ -39,6 +39,7 @@ SMALL = {
     "steps_per_epoch": 10,
     "decay": (1.0,),
     "policy_decay": (1.0,),
+    "critic_decay": (1.0,),
     "tau": 0.25,
     "weight_decay": (1e-4, 1e-4),
     "epoch_steps": 10,
