@@ -142,7 +142,6 @@ COMPLETE = {(file,): pathlib.Path(file).stem for file in TASK_FILES} | {
     ("brac_plus/short.gin",): "hopper_medium_replay",
     ("brac_plus/hopper_medium_expert.gin", "brac_plus/steady.gin"): "hopper_medium_expert",
     ("brac_plus/walker2d_medium.gin", "brac_plus/short_protocol.gin"): "walker2d_medium",
-    ("brac_plus/walker2d_medium.gin", "brac_plus/one_multiplier.gin"): "walker2d_medium",
     ("brac_plus/pen_human.gin", "brac_plus/adroit_short_protocol.gin"): "pen_human",
     ("quickstart.gin",): "hopper_medium_replay",
     **{files: "hopper_medium_replay" for files in BASELINES},

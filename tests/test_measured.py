@@ -35,9 +35,19 @@ def settings_of(files, bindings=(), data=None) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("gains", [ONE, np.linspace(-1.0, 1.0, 40)])
-def test_one_policy_and_one_that_changes_are_learned_from_as_by_one_multiplier(gains):
-    files = ["brac_plus/base.gin", "brac_plus/short_protocol.gin", "brac_plus/one_multiplier.gin"]
-    assert settings_of(STEADY, data=made(gains)) == settings_of(files)
+def test_one_policy_and_one_that_changes_have_one_multiplier_and_slow_down_at_the_end(gains):
+    slower = "(1.0, 1.0, 1.0, 0.3, 0.1, 0.03, 0.01)"
+    expected = settings_of(
+        ["brac_plus/base.gin", "brac_plus/short_protocol.gin"],
+        [
+            "BRACPlus.multiplier = @GlobalMultiplier()",
+            "GlobalMultiplier.initial = 1.0",
+            "Improvement.epochs = 28",
+            f"Improvement.policy_decay = {slower}",
+            f"Improvement.critic_decay = {slower}",
+        ],
+    )
+    assert settings_of(STEADY, data=made(gains)) == expected
 
 
 def test_separate_skills_have_settings_of_their_own(caplog):
@@ -51,7 +61,12 @@ def test_separate_skills_have_settings_of_their_own(caplog):
         "behavior_fit": ["steps=150000", "most_passes=60.0"],
         "initial_policy_fit": ["steps=120000"],
         "initial_critic_fit": ["steps=60000", "learning_rate=0.001"],
-        "improvement": ["epochs=30", "policy_learning_rate=3e-05", "policy_decay=(1.0, 1.0, 1.0, 0.3, 0.1)"],
+        "improvement": [
+            "epochs=30",
+            "policy_learning_rate=3e-05",
+            "policy_decay=(1.0, 1.0, 1.0, 0.3, 0.1)",
+            "critic_decay=(1.0,)",
+        ],
     }.items():
         assert all(value in found[name] for value in values), found[name]
 
