@@ -22,6 +22,7 @@ from brac_plus_tf.objectives.divergences import (
     maximum_mean_discrepancy,
     squared_discrepancy,
 )
+from brac_plus_tf.objectives.metrics import divergence_metrics
 
 B, O, A, L = 5, 6, 2, 7  # noqa: E741
 SEED = tf.constant([1, 2], tf.int32)
@@ -422,3 +423,11 @@ def test_floor_of_the_mmd_between_two_sets_of_a_wide_behaviours_samples(entropy)
     floor = divergence.floor(behavior, tf.zeros([2000, O]), tf.constant(entropy), 0.0, SEED)
     expected = 2.0 * (1.0 - expected_kernel(np.sqrt(2.0) * 0.9, 1.5, A)) / 16.0
     assert float(tf.reduce_mean(floor)) == pytest.approx(expected, rel=0.03)
+
+
+def test_what_is_said_of_a_batchs_divergences_by_hand():
+    """Of 1 to 20 in disorder: the 11th of them, the 20th, and the five beyond 15, which is itself within."""
+    divergence = np.random.default_rng(0).permutation(np.arange(1.0, 21.0)).astype(np.float32)
+    said = divergence_metrics(tf.constant(divergence), tf.constant(15.0))
+    expected = {"divergence_mean": 10.5, "divergence_median": 11.0, "divergence_p95": 20.0, "violated_share": 0.25}
+    assert {name: float(value) for name, value in said.items()} == expected

@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 
 import gin
+import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -48,6 +49,12 @@ def test_sizes_bounds_and_limit_are_the_environments_own(name, horizon, limit):
     assert [environment.step(action)[2:4] for _ in range(limit)] == [(False, False)] * (limit - 1) + [(False, True)]
     specification = environment_specification(task)
     assert (specification.id in name, specification.max_episode_steps) == (True, limit)
+
+
+def test_a_limit_of_the_tasks_own_leaves_gymnasiums_table_as_it_is():
+    before = gymnasium.spec("Hopper-v4").max_episode_steps
+    assert environment_specification(find_task("Hopper-v4", 7)).max_episode_steps == 7
+    assert gymnasium.spec("Hopper-v4").max_episode_steps == before == 1000
 
 
 def test_actions_between_minus_1_and_1_are_between_the_bounds_of_each_dimension():

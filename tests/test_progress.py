@@ -202,6 +202,20 @@ def test_a_stage_from_its_compilation_to_its_end(capsys, clock):
     ]
 
 
+def test_what_a_stage_ended_with_is_not_said_of_the_next(capsys):
+    progress = TrainingProgress(evaluation_episodes=5)
+    for given in ({"q_mean": 1.0}, {}):
+        with progress.stage(TinyAgent().stages()[1], 12):
+            progress.trained(10, given)
+            if given:
+                progress.evaluated({"score_mean": 50.0, "score_std": 2.0})
+    ends = [line for line in capsys.readouterr().out.splitlines() if " in 0:" in line]
+    assert ends == [
+        "second: 22 steps in 0:00:00; score 50.0 (standard error 1.0), Q 1",
+        "second: 22 steps in 0:00:00",
+    ]
+
+
 def test_a_terminal_says_that_it_evaluates(terminal):
     progress = TrainingProgress()
     with redirect_stdout(terminal), progress.stage(TinyAgent().stages()[1], 0):

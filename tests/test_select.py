@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import scipy.stats
 import tiny
 
 from brac_plus_tf.core.errors import UserError
+from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.estimation import episodes
 from brac_plus_tf.estimation.bandit import Pulled, choose_by_episodes, upper_bound
 from brac_plus_tf.estimation.selection import Candidate, Choice, Judged, candidates_of, choose, table_rows
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
@@ -251,17 +254,50 @@ def test_a_chosen_snapshot_is_what_is_exported(selected):
     assert not np.array_equal(exported, last)
 
 
-def test_real_episodes_decide_and_are_counted(selected):
+def test_episode_number_n_of_each_candidate_begins_alike(monkeypatch):
+    """So that candidates are compared where they begin alike, each time somewhere else."""
+    seeds = {0.0: [], 1.0: []}
+
+    def play(way, count, seed):
+        seeds[way].append(tuple(np.asarray(seed).ravel()))
+        return SimpleNamespace(returns=[way + 2.0 * (len(seeds[way]) % 2)] * count)
+
+    class Played:
+        """A policy whose candidate's name says what it is worth, give or take 2 by episode."""
+
+        def __init__(self, path) -> None:
+            self.quality = float(path.parent.name)
+
+        def check_fits(self, task) -> None:
+            del task
+
+        def way(self, action) -> float:
+            del action
+            return self.quality
+
+    monkeypatch.setattr(episodes, "LoadedPolicy", Played)
+    monkeypatch.setattr(episodes, "Evaluator", lambda make, horizon: SimpleNamespace(run=play))
+    candidates = [judged("0.0", 0.0, 1.0), judged("1.0", 0.0, 1.0)]
+    choice, _ = episodes.choose_by_playing(candidates, find_task("Hopper-v4", 10), 12, seed=3)
+    fewer, more = sorted(seeds.values(), key=len)
+    assert choice.chosen == 1 and len(fewer) + len(more) == 12
+    assert more[: len(fewer)] == fewer and len(fewer) >= 2 and len(set(more)) == len(more)
+
+
+@pytest.mark.parametrize("asked", [5, 1])
+def test_real_episodes_decide_and_are_counted(selected, asked):
     folder, data, _ = selected
-    runs, output = ",".join(map(str, runs_of(folder))), folder / "third"
-    flags = ["--env=Hopper-v4", "--horizon=10", "--episodes=5", f"--output={output}", f"--dataset={data}"]
+    candidates = runs_of(folder)
+    runs, output = ",".join(map(str, candidates)), folder / f"by {asked}"
+    flags = ["--env=Hopper-v4", "--horizon=10", f"--episodes={asked}", f"--output={output}", f"--dataset={data}"]
     done = tiny.run_here("select", f"--runs={runs}", *flags, *BINDINGS[len(TINY) :])
     assert done.status == 0, done.stderr
     content = json.loads((output / "selection.json").read_text())
     played = [candidate["episodes_played"]["episodes"] for candidate in content["candidates"]]
-    assert content["episodes"] == sum(played) == 5 and min(played) >= 1
+    count = max(asked, len(candidates))  # one of each at least
+    assert content["episodes"] == sum(played) == count and min(played) >= 1
     chosen = [candidate["name"] for candidate in content["candidates"]].index(content["chosen"])
-    assert played[chosen] == max(played) and f"{played[chosen]} of 5 real episodes" in done.stdout
+    assert played[chosen] == max(played) and f"{played[chosen]} of {count} real episodes" in done.stdout
 
 
 @pytest.mark.parametrize(
