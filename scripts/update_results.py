@@ -46,6 +46,7 @@ LABELS = {
     "brac_plus kl state": "bound on KL, a multiplier for each state, no penalty (2b, 2c, 1)",
     "brac_plus entropy as the data": "BRAC+, a policy that may be as random as the data (8)",
     "brac_plus steady": "BRAC+ by `steady.gin`",
+    "brac_plus steady by max_q": "BRAC+ by `steady.gin`, acting by `max_q`",
 }
 # of the agents that the BRAC+ paper has not, from their own papers, on D4RL's -v2 data
 OWN_PAPERS = {
