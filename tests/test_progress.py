@@ -202,7 +202,7 @@ def test_a_stage_from_its_compilation_to_its_end(capsys, clock):
     ]
 
 
-def test_what_a_stage_ended_with_is_not_said_of_the_next(capsys):
+def test_what_a_stage_ended_with_is_not_said_of_the_next(capsys, clock):
     progress = TrainingProgress(evaluation_episodes=5)
     for given in ({"q_mean": 1.0}, {}):
         with progress.stage(TinyAgent().stages()[1], 12):
