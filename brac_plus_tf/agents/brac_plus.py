@@ -104,7 +104,7 @@ class BRACPlus(Initialized):
         super().__init__(
             problem, seed, actor, critic, rate, max_q, behavior, initial_divergence, entropy, fits, samples
         )
-        # of this stage alone: what a fitted Q may be shared by is told by `critic`, whose rate is constant
+        # the main stage's alone: stage 3, and what its outcome is shared by, go by `critic` as it is given
         critic_rate = improvement.critic_rate(critic.learning_rate)
         self.critic_optimizer = build_adam(critic_rate, self.critic.trainable_variables)
         self._divergence, self._penalty, self._improvement = divergence, penalty, improvement
