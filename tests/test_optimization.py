@@ -123,3 +123,9 @@ def test_a_decayed_rate_is_for_equal_parts_of_the_steps():
     rates = [float(schedule(step)) for step in (0, 9, 11, 19, 21, 29, 1000)]
     np.testing.assert_allclose(rates, [0.2, 0.2, 0.1, 0.1, 0.02, 0.02, 0.02], rtol=1e-6)
     assert decayed(0.2, (0.5,), 30) == 0.1
+
+
+def test_steps_before_a_decay_have_the_rate_it_begins_with():
+    schedule = decayed(0.2, (1.0, 0.5), 30, first=100)
+    rates = [float(schedule(step)) for step in (0, 99, 114, 116, 129)]
+    np.testing.assert_allclose(rates, [0.2, 0.2, 0.2, 0.1, 0.1], rtol=1e-6)

@@ -19,7 +19,7 @@ from brac_plus_tf.agents.base import (
     stateless,
     uniform_rows,
 )
-from brac_plus_tf.agents.value_learning import Critic, Ranking, ValueLearner, best_action
+from brac_plus_tf.agents.value_learning import Critic, MainStage, Ranking, ValueLearner, best_action
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.settings import HyperParameters
@@ -109,10 +109,10 @@ def entropy_floor(minimum_entropy: float | None, dimensions: Dimensions) -> floa
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Training(HyperParameters):
-    """The main stage of an actor-critic agent: `epochs` of `steps_per_epoch` gradient steps.
+class Training(MainStage):
+    """The main stage of an actor-critic agent.
 
-    warm_start: steps before it in which the policy does not see the critic yet.
+    warm_start: steps before it in which the policy does not see the critic yet, at the rates the stage begins with.
     """
 
     epochs: int = 500
@@ -121,20 +121,22 @@ class Training(HyperParameters):
     policy_learning_rate: float = 3e-4
     warm_start: int = 0
 
+    @property
+    def steps_before(self) -> int:
+        return self.warm_start
+
 
 class ActorCritic(ValueLearner):
     """A tanh-Gaussian policy, critics with their targets, and Adam for each: what most algorithms here are built on.
 
     Subclasses write `update` and `stages`, and name what more they learn in `components`.
-    policy_rate: the policy's learning rate, or a schedule of it.
+    main: whose rates the optimisers have.
     """
 
-    def __init__(
-        self, problem: Problem, seed: int, actor: Actor, critic: Critic, policy_rate: float | object, max_q: MaxQ
-    ) -> None:
-        super().__init__(problem, seed, critic)
+    def __init__(self, problem: Problem, seed: int, actor: Actor, critic: Critic, main: MainStage, max_q: MaxQ) -> None:
+        super().__init__(problem, seed, critic, main)
         self.actor = actor.build(problem.dimensions, seed)
-        self.policy_optimizer = build_adam(policy_rate, self.actor.trainable_variables)
+        self.policy_optimizer = build_adam(main.policy_rate(), self.actor.trainable_variables)
         self._max_q = max_q
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
@@ -172,9 +174,7 @@ def training_stages(
     """
     drawn, epoch = draw(training.batch_size), training.steps_per_epoch
     # a stage of its own, not a condition inside the step: each is compiled without the other's branch
-    main = Stage(
-        "main", training.epochs * epoch, drawn, update, epoch, watch=watch, evaluate=True, needs_step=needs_step
-    )
+    main = Stage("main", training.steps, drawn, update, epoch, watch=watch, evaluate=True, needs_step=needs_step)
     if not training.warm_start:
         return [main]
     if warm_start is None:

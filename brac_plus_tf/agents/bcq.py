@@ -56,13 +56,13 @@ class BCQ(ValueLearner):
         behavior: ActionAutoEncoder = ActionAutoEncoder(),
         training: Training = Training(batch_size=100, policy_learning_rate=3e-5),
     ) -> None:
-        super().__init__(problem, seed, critic)
+        super().__init__(problem, seed, critic, training)
         self.behavior = behavior.build(problem.dimensions, seed)
         self.perturbation, self.target_perturbation = (
             PerturbationNetwork(hidden_sizes, perturbation_limit, problem.dimensions, seed) for _ in range(2)
         )
         self.followed.append((self.perturbation.variables, self.target_perturbation.variables))
-        self._policy_optimizer = build_adam(training.policy_learning_rate, self.perturbation.trainable_variables)
+        self._policy_optimizer = build_adam(training.policy_rate(), self.perturbation.trainable_variables)
         self._action_samples, self._latent_clip = action_samples, latent_clip
         self._training = training
 

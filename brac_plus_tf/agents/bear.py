@@ -45,7 +45,7 @@ class BEAR(ActorCritic):
         multiplier: Multiplier = Multiplier(minimum=0.006737947, maximum=22026.4658, logarithmic=True),
         max_q: MaxQ = MaxQ(samples=100),
     ) -> None:
-        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training, max_q)
         self._training = training
         self.behavior = behavior.build(problem.dimensions, seed)
         self._divergence, self._threshold, self.multiplier = divergence, threshold, multiplier.build()

@@ -203,7 +203,7 @@ class BRAC(ActorCritic):
         minimum_entropy: float | None = None,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training, max_q)
         self._training = training
         self.regularizer: Regularizer = divergence.build(problem.dimensions, seed)
         self.multiplier, self.entropy_multiplier = multiplier.build(), entropy.build()

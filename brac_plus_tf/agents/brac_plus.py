@@ -18,13 +18,13 @@ from brac_plus_tf.agents.actor_critic import (
 from brac_plus_tf.agents.base import Preparation, Problem, Stage, TransitionSource, uniform_rows
 from brac_plus_tf.agents.initialized import MEASURED_STATES, InitialFits, Initialized, Measured
 from brac_plus_tf.agents.thresholds import DivergenceThresholds, RelativeThreshold, Threshold, watch_constraint
-from brac_plus_tf.agents.value_learning import Critic
+from brac_plus_tf.agents.value_learning import Critic, MainStage
 from brac_plus_tf.core.randomness import Purpose, fold
-from brac_plus_tf.core.settings import HyperParameters, checked
+from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.behavior import VAEEnsemble
 from brac_plus_tf.models.networks import Actor
-from brac_plus_tf.models.optimization import Fit, build_adam, copy_variables, decayed, raw, watch
+from brac_plus_tf.models.optimization import Fit, copy_variables, raw, watch
 from brac_plus_tf.objectives.divergences import Divergence, Floored, KLUpperBound
 from brac_plus_tf.objectives.losses import constrained_policy_loss
 from brac_plus_tf.objectives.metrics import divergence_metrics
@@ -40,11 +40,9 @@ from brac_plus_tf.objectives.penalties import GradientPenalty
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class Improvement(HyperParameters):
-    """Stage 4: `epochs` of `steps_per_epoch` gradient steps (Table 4).
+class Improvement(MainStage):
+    """Stage 4 (Table 4). In the paper its rates are constant.
 
-    policy_decay, critic_decay: factors on the policy's and the critics' learning rates for equal parts of the stage;
-    constant in the paper.
     policy_samples: actions drawn per state. target_actor: targets use a slowly following copy of the policy.
     train_behavior: the behaviour policy keeps learning. The last three are the authors' later code, off in the paper.
     """
@@ -53,21 +51,9 @@ class Improvement(HyperParameters):
     steps_per_epoch: int = 2000
     batch_size: int = 100
     policy_learning_rate: float = 5e-6
-    policy_decay: tuple[float, ...] = (1.0,)
-    critic_decay: tuple[float, ...] = (1.0,)
     policy_samples: int = 1
     target_actor: bool = False
     train_behavior: bool = False
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
-
-    def policy_rate(self) -> float | object:
-        return decayed(self.policy_learning_rate, self.policy_decay, self.steps)
-
-    def critic_rate(self, learning_rate: float) -> float | object:
-        return decayed(learning_rate, self.critic_decay, self.steps)
 
 
 @gin.register
@@ -100,13 +86,10 @@ class BRACPlus(Initialized):
         max_q: MaxQ = MaxQ(),
     ) -> None:
         fits = InitialFits(behavior_fit, initial_policy_fit, initial_critic_fit)
-        rate, samples = improvement.policy_rate(), improvement.policy_samples
+        samples = improvement.policy_samples
         super().__init__(
-            problem, seed, actor, critic, rate, max_q, behavior, initial_divergence, entropy, fits, samples
+            problem, seed, actor, critic, improvement, max_q, behavior, initial_divergence, entropy, fits, samples
         )
-        # the main stage's alone: stage 3, and what its outcome is shared by, go by `critic` as it is given
-        critic_rate = improvement.critic_rate(critic.learning_rate)
-        self.critic_optimizer = build_adam(critic_rate, self.critic.trainable_variables)
         self._divergence, self._penalty, self._improvement = divergence, penalty, improvement
         self.target_actor = self.actor  # whose next actions the targets value
         if improvement.target_actor:

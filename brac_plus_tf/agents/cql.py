@@ -104,7 +104,7 @@ class CQL(ActorCritic):
         action_margin: float = 1e-3,
         max_q: MaxQ = MaxQ(),
     ) -> None:
-        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training, max_q)
         self._training = training
         self._conservative_value, self._soft_maximum_temperature = conservative_value, soft_maximum_temperature
         self._action_samples, self._weight, self._target_gap = action_samples, weight, target_gap

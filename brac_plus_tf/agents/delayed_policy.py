@@ -10,6 +10,7 @@ import tensorflow as tf
 from brac_plus_tf.agents.actor_critic import Training, training_stages
 from brac_plus_tf.agents.base import Draw, Policy, Problem, Stage, stateless, uniform_rows
 from brac_plus_tf.agents.value_learning import Critic, ValueLearner
+from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.randomness import Purpose, fold, standard_normal
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.networks import DeterministicActor
@@ -37,10 +38,12 @@ class DelayedPolicy(ValueLearner):
         noise_clip: float,
         policy_delay: int,
     ) -> None:
-        super().__init__(problem, seed, critic)
+        if not policy_delay:
+            raise UserError(f"{type(self).__name__}.policy_delay is 0: the policy would never learn; at least 1")
+        super().__init__(problem, seed, critic, training)
         self.actor, self.target_actor = (actor.build(problem.dimensions, seed) for _ in range(2))
         self.followed.append((self.actor.variables, self.target_actor.variables))
-        self.policy_optimizer = build_adam(training.policy_learning_rate, self.actor.trainable_variables)
+        self.policy_optimizer = build_adam(training.policy_rate(policy_delay), self.actor.trainable_variables)
         self._training, self._policy_delay = training, policy_delay
         self._target_noise, self._noise_clip = target_noise, noise_clip
 

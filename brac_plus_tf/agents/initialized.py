@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from brac_plus_tf.agents.actor_critic import ActorCritic, MaxQ, PolicyDraw, draw_policy, mean_over_draws
 from brac_plus_tf.agents.base import Preparation, Problem, Stage, TransitionSource, member_rows, uniform_rows
-from brac_plus_tf.agents.value_learning import Critic
+from brac_plus_tf.agents.value_learning import Critic, MainStage
 from brac_plus_tf.core.randomness import Purpose, fold
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.behavior import VAEEnsemble, fit_ensemble
@@ -48,7 +48,7 @@ class Initialized(ActorCritic):
         seed: int,
         actor: Actor,
         critic: Critic,
-        policy_rate: float | object,
+        main: MainStage,
         max_q: MaxQ,
         behavior: VAEEnsemble,
         initial_divergence: Divergence,
@@ -56,7 +56,7 @@ class Initialized(ActorCritic):
         fits: InitialFits,
         policy_samples: int,
     ) -> None:
-        super().__init__(problem, seed, actor, critic, policy_rate, max_q)
+        super().__init__(problem, seed, actor, critic, main, max_q)
         fits = InitialFits(*(fit.for_data(problem.transitions) for fit in fits))
         self.behavior = behavior.build(problem.dimensions, seed)
         self.entropy_multiplier = LearnedEntropyMultiplier(entropy)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from brac_plus_tf.agents.actor_critic import Training, training_stages
 from brac_plus_tf.agents.base import Policy, Problem, Stage, stateless
 from brac_plus_tf.agents.value_learning import Critic, ValueLearner
+from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import checked
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.distributions import diagonal_gaussian
@@ -28,6 +29,7 @@ class IQL(ValueLearner):
 
     expectile: tau; 0.5 is the mean over the data's actions, 1 their best. sharpness: beta, per unit of value; 0 clones.
     largest_weight: of an action's log-likelihood. value_sizes, value_learning_rate: of V.
+    The policy's learning rate falls by a cosine, as the authors' does; `Training.critic_decay` is of Q and V.
     """
 
     @checked
@@ -45,13 +47,14 @@ class IQL(ValueLearner):
         sharpness: float = 3.0,
         largest_weight: float = 100.0,
     ) -> None:
-        super().__init__(problem, seed, critic)
+        if training.policy_decay != (1.0,):
+            raise UserError("Training.policy_decay: IQL's policy has a cosine schedule of its own; leave it at (1.0,)")
+        super().__init__(problem, seed, critic, training)
         self.actor = actor.build(problem.dimensions, seed)
         self.value = ValueNetwork(value_sizes, problem.dimensions, seed)
-        steps = training.epochs * training.steps_per_epoch
-        rate = tf.keras.optimizers.schedules.CosineDecay(training.policy_learning_rate, steps)
+        rate = tf.keras.optimizers.schedules.CosineDecay(training.policy_learning_rate, training.steps)
         self.policy_optimizer = build_adam(rate, self.actor.trainable_variables)
-        self.value_optimizer = build_adam(value_learning_rate, self.value.trainable_variables)
+        self.value_optimizer = build_adam(training.critic_rate(value_learning_rate), self.value.trainable_variables)
         self._training, self._expectile = training, expectile
         self._sharpness, self._largest_weight = sharpness, largest_weight
 

@@ -32,7 +32,7 @@ class SoftActorCritic(ActorCritic):
         minimum_entropy: float | None,
         max_q: MaxQ,
     ) -> None:
-        super().__init__(problem, seed, actor, critic, training.policy_learning_rate, max_q)
+        super().__init__(problem, seed, actor, critic, training, max_q)
         self._training = training
         self.temperature = entropy.build()
         self._minimum_entropy = entropy_floor(minimum_entropy, problem.dimensions)

@@ -11,7 +11,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import HyperParameters
 from brac_plus_tf.core.types import Metrics, Transition
 from brac_plus_tf.models.networks import CriticNetwork, Function
-from brac_plus_tf.models.optimization import build_adam, gradient_step, soft_update
+from brac_plus_tf.models.optimization import build_adam, decayed, gradient_step, soft_update
 from brac_plus_tf.objectives.losses import pessimistic_value, smallest_value, squared_td_error, td_target
 
 Ranking = Callable[[tf.Tensor], tf.Tensor]
@@ -52,20 +52,55 @@ class Critic(HyperParameters):
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class MainStage(HyperParameters):
+    """The stage in which the policy improves: `epochs` of `steps_per_epoch` gradient steps.
+
+    policy_decay, critic_decay: factors on the policy's and the critics' learning rates for equal parts of the stage.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    policy_learning_rate: float
+    policy_decay: tuple[float, ...] = (1.0,)
+    critic_decay: tuple[float, ...] = (1.0,)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def steps_before(self) -> int:
+        """Steps of the same optimisers in stages before this one."""
+        return 0
+
+    def policy_rate(self, delay: int = 1) -> float | object:
+        """A rate, or a Keras schedule of rates. Args: delay: critic steps for each of the policy."""
+        # Adam counts its own steps
+        steps, before = self.steps // delay, self.steps_before // delay
+        return decayed(self.policy_learning_rate, self.policy_decay, steps, before)
+
+    def critic_rate(self, learning_rate: float) -> float | object:
+        """The same for critics of that rate."""
+        return decayed(learning_rate, self.critic_decay, self.steps, self.steps_before)
+
+
 class ValueLearner:
     """K critics, their targets and their optimiser: the part of an agent that evaluates its policy.
 
+    main: whose `critic_rate` the optimiser has.
     followed: pairs (source variables, target variables); `follow_targets` moves each target by tau.
     """
 
-    def __init__(self, problem: Problem, seed: int, critic: Critic) -> None:
+    def __init__(self, problem: Problem, seed: int, critic: Critic, main: MainStage) -> None:
         critic.check_suits(problem)
         # the same seed and name: the target starts as an exact copy
         self.critic, self.target_critic = (
             CriticNetwork(critic.hidden_sizes, critic.members, problem.dimensions, seed, activation=critic.activation)
             for _ in range(2)
         )
-        self.critic_optimizer = build_adam(critic.learning_rate, self.critic.trainable_variables)
+        self.critic_optimizer = build_adam(main.critic_rate(critic.learning_rate), self.critic.trainable_variables)
         self.followed = [(self.critic.variables, self.target_critic.variables)]
         self._rule = critic
 

@@ -180,8 +180,9 @@ def check_comparable(cells: Sequence[Cell]) -> None:
 
 def _check_judgeable(place: str, experiment: Experiment, dataset: OfflineDataset) -> None:
     agent = experiment.agent_for(dataset, None, 0)
+    action = experiment.way_to_act
     try:
-        check_judgeable(DeployedPolicy(agent, dataset.dimensions, dataset.scaling), experiment.action, dataset)
+        check_judgeable(DeployedPolicy(agent, dataset.dimensions, dataset.scaling), action, dataset)
     except UserError as error:
         raise UserError(f"{place}: no environment is known, and {error}; name one: {_NAME_ONE}") from error
 

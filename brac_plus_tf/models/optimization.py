@@ -44,13 +44,16 @@ def build_adam(learning_rate: float | object, variables: Sequence[tf.Variable]) 
     return optimizer
 
 
-def decayed(learning_rate: float, factors: Sequence[float], steps: int) -> float | object:
-    """A rate, or a Keras schedule of rates, that is `learning_rate` times each factor for equal parts of `steps`."""
+def decayed(learning_rate: float, factors: Sequence[float], steps: int, first: int = 0) -> float | object:
+    """A rate, or a Keras schedule of rates, that is `learning_rate` times each factor for equal parts of `steps`.
+
+    first: steps before those, at the rate of the first part.
+    """
     parts = len(factors)
     if parts == 1:  # without a schedule there is nothing to look up at each step
         return learning_rate * factors[0]
     # Keras keeps a value up to its boundary and on it: each drop comes one step late
-    boundaries = [steps * part // parts for part in range(1, parts)]
+    boundaries = [first + steps * part // parts for part in range(1, parts)]
     return tf.keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [learning_rate * f for f in factors])
 
 

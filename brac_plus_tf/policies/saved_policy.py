@@ -34,8 +34,13 @@ class DeployedPolicy(Acting, tf.Module):
     Training evaluates the same functions that `save` exports.
     """
 
-    def __init__(self, agent: Agent, dimensions: Dimensions, scaling: Scaling) -> None:
-        """Raises UserError if the policy could not be exported: its graph may do nothing but compute actions."""
+    def __init__(self, agent: Agent, dimensions: Dimensions, scaling: Scaling, default: str | None = None) -> None:
+        """Args: default: of its ways to act the one that comes first; None for the agent's first.
+
+        Raises:
+          UserError: if there is no such way, or the policy could not be exported: its graph may do nothing but compute
+            actions.
+        """
         super().__init__(name="policy")
         self.dimensions, self._scaling = dimensions, scaling
         # Keras' wrappers are no trackables of tf.Module; the list makes SavedModel find every captured variable
@@ -43,7 +48,11 @@ class DeployedPolicy(Acting, tf.Module):
             variable if isinstance(variable, tf.Variable) else variable.value for variable in state_of(agent).values()
         ]
         self._act, self._with_noise, self._initial_state = (dict[str, Any]() for _ in range(3))
-        for name, policy in agent.policies().items():
+        policies = agent.policies()
+        if default is not None and default not in policies:
+            raise UserError(f"{default!r} is none of this policy's ways to act: {', '.join(policies)}")
+        for name in sorted(policies, key=lambda name: name != default):  # the others keep their order
+            policy = policies[name]
             self._act[name] = self._trace_act(policy)
             if policy.noise:
                 self._with_noise[name] = self._trace_with_noise(policy)

@@ -62,8 +62,8 @@ class OnlineExperiment(RunSettings):
         if self.total_steps < 1:
             raise UserError(f"OnlineExperiment.total_steps is {self.total_steps}: it must be at least 1")
 
-    def way(self, agent: Agent) -> Policy:
-        """The agent's way to explore."""
+    def way_to_explore(self, agent: Agent) -> Policy:
+        """The policy that `exploration` names."""
         ways = agent.policies()
         if self.exploration not in ways:
             raise UserError(f"OnlineExperiment.exploration: {self.exploration!r} is none of {', '.join(ways)}")
@@ -201,10 +201,10 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
     inner = experiment.build_agent(Problem(task.dimensions, task_scaling(task), task), seed)
     buffer = ReplayBuffer(task.dimensions, task_scaling(task), experiment.total_steps)
     explorer = Explorer(
-        experiment.make_environment(task), task, experiment.way(inner), buffer, experiment.random_steps, seed
+        experiment.make_environment(task), task, experiment.way_to_explore(inner), buffer, experiment.random_steps, seed
     )
     agent = OnlineAgent(inner, explorer, buffer, experiment.total_steps)
-    policy = DeployedPolicy(inner, task.dimensions, task_scaling(task))
+    policy = DeployedPolicy(inner, task.dimensions, task_scaling(task), experiment.way_to_act)
     evaluation = LivePolicyEvaluation(experiment, task, policy, seed)
     operative_config = gin.operative_config_str()
     configuration.check_effective(bindings, operative_config)
@@ -215,7 +215,7 @@ def run_online(experiment: OnlineExperiment, root_dir: str | Path, seed: int, bi
         "smoke": experiment.smoke,
         "seed": seed,
         "environment": {**task.facts(), "backend": evaluation.backend},
-        "action": experiment.action,
+        "action": policy.actions[0],
         "dataset": None,
         "configuration": configuration.fingerprint(),
     }

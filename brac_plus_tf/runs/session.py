@@ -32,7 +32,8 @@ class RunSettings(HyperParameters):
     agent: (problem, seed) -> agent. agent_name: its directory's name; give variants names of their own.
     make_environment: with its settings bound.
     evaluation_episodes, final_episodes: per evaluation during training, and of the last policy.
-    action: which of the agent's ways to act is evaluated.
+    action: which of the agent's ways to act is evaluated, and comes first in what is exported; or what names it once
+      the data are measured, such as `@by_skills`.
     smoke: a trial of a few steps, in a directory of its own; SMOKE: what else --smoke sets, unless the user does.
     """
 
@@ -43,7 +44,7 @@ class RunSettings(HyperParameters):
     make_environment: Callable[[Task], Environment] = make_environment
     evaluation_episodes: int = 10
     final_episodes: int = 100
-    action: str = "mean"
+    action: str | Callable[[], str] = "mean"
     loop: trainer.Loop = trainer.Loop()
     smoke: bool = False
 
@@ -59,24 +60,31 @@ class RunSettings(HyperParameters):
         """Name of the agent's directory: a smoke run never shares one with a run in earnest."""
         return f"{self.agent_name}{SUFFIX}" if self.smoke else self.agent_name
 
+    @property
+    def way_to_act(self) -> str:
+        """The name that `action` gives."""
+        return self.action() if callable(self.action) else self.action
+
     def build_agent(self, problem: Problem, seed: int) -> Agent:
         """Raises UserError for what the agent refuses, before anything is written."""
         try:
             agent = self.agent(problem, seed)
             agent.stages()
+            action = self.way_to_act
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last is gin's, for what is unbound
             raise UserError(f"{self.agent_name}: these settings do not fit it ({plain(error)})") from error
-        if self.action not in agent.policies():
+        if action not in agent.policies():
             setting = f"{type(self).__name__}.action"
-            raise UserError(f"{setting}: {self.action!r} is none of {', '.join(agent.policies())}")
+            raise UserError(f"{setting}: {action!r} is none of {', '.join(agent.policies())}")
         return Shortened(agent) if self.smoke else agent
 
 
 class LivePolicyEvaluation:
-    """Episodes of the policy being trained, in one task's environment; every evaluation has the same starts."""
+    """Episodes of the policy being trained, by its first way to act; every evaluation has the same starts."""
 
     def __init__(self, settings: RunSettings, task: Task, policy: DeployedPolicy, seed: int) -> None:
-        self._settings, self._task, self._way = settings, task, policy.way(settings.action)
+        self._settings, self._task, self._action = settings, task, policy.actions[0]
+        self._way = policy.way(self._action)
         self._seed = initializer_seed(seed, "evaluation")
         self._evaluator = Evaluator(lambda: settings.make_environment(task), task.horizon)
         self.backend: str = settings.make_environment(task).backend
@@ -91,7 +99,7 @@ class LivePolicyEvaluation:
     def final(self) -> dict[str, object]:
         """evaluation.json's content for the last policy."""
         episodes = self._episodes(self._settings.final_episodes, progress=True)
-        return report(episodes, self._task, self.backend, self._settings.action)
+        return report(episodes, self._task, self.backend, self._action)
 
 
 def problem_of(dataset: OfflineDataset, task: Task | None) -> Problem:
@@ -111,7 +119,7 @@ class Session:
     ) -> None:
         """Args: task: what the policy is evaluated in; None for nothing."""
         self._settings, self._agent, self._dataset, self._task, self._seed = settings, agent, dataset, task, seed
-        self.policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling)
+        self.policy = DeployedPolicy(agent, dataset.dimensions, dataset.scaling, settings.way_to_act)
         self._evaluation = LivePolicyEvaluation(settings, task, self.policy, seed) if task else None
         self._facts: dict[str, object] = {}
 
@@ -129,7 +137,7 @@ class Session:
             "smoke": settings.smoke,
             "seed": self._seed,
             "environment": {**task.facts(), "backend": evaluation.backend} if task and evaluation else None,
-            "action": settings.action,
+            "action": self.policy.actions[0],
             "dataset": self._dataset.facts(),
             "configuration": fingerprint,
         }
