@@ -454,7 +454,7 @@ def test_a_spoilt_run_is_not_resumed(folder, name, caplog):
 
 
 COMMANDS = {
-    "evaluate: unknown action": ("evaluate", ["--action=best"], "'best' is none of mean, sample"),
+    "evaluate: unknown action": ("evaluate", ["--action=best"], "'best' is none of sample, mean"),
     "evaluate: no episodes": ("evaluate", ["--episodes=0"], "episodes"),
     "evaluate: another robot": ("evaluate", ["--env=Walker2d-v4"], "17"),
     "evaluate: unknown environment": ("evaluate", ["--env=Hoper-v4"], "nearest: Hopper-v4"),

@@ -229,6 +229,26 @@ def test_without_an_environment_the_same_policy_is_trained(finished, tmp_path, c
     assert metric_rows(directory) == evaluated
 
 
+def test_what_a_run_is_evaluated_by_is_what_its_export_serves(tmp_path):
+    """Named by a function, which is asked after the data have been measured and not when the settings are made."""
+    trial, asked = Trial(tmp_path), []
+
+    def best() -> str:
+        asked.append(len(trial.agents))
+        return "best"
+
+    directory = trial.run(action=best)
+    assert asked and min(asked) == 1  # with the agent there already
+    assert json.loads((directory / "evaluation.json").read_text())["action"] == "best"
+    assert json.loads((directory / "run.json").read_text())["action"] == "best"
+    exported, observation = LoadedPolicy(directory / "saved_model"), np.ones((1, 11), np.float32)
+    assert exported.actions == ["best", "mean", "sample"]
+    live = DeployedPolicy(trial.agents[0], Dimensions(11, 3), exported.scaling).way("best")
+    acted = live.act(observation, (), 0)[0]
+    np.testing.assert_array_equal(exported.act(observation), acted)
+    assert not np.array_equal(acted, exported.act(observation, action="mean"))
+
+
 def test_seeds_have_runs_of_their_own(finished):
     trial, directory = finished
     other = trial.run(seed=1)
@@ -242,6 +262,8 @@ def test_seeds_have_runs_of_their_own(finished):
     ("changes", "message"),
     [
         ({"action": "max_q"}, "Experiment.action: 'max_q' is none of mean, sample, best"),
+        ({"action": lambda: "max_q"}, "Experiment.action: 'max_q' is none of mean, sample, best"),
+        ({"action": 1}, "Experiment.action is 1"),
         ({"environment": "Hoper-v4"}, "nearest: Hopper-v4"),
         ({"environment": "Walker2d-v4"}, "17"),
         ({"dataset": "absent.hdf5"}, "absent.hdf5"),

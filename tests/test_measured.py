@@ -71,6 +71,27 @@ def test_separate_skills_have_settings_of_their_own(caplog):
         assert all(value in found[name] for value in values), found[name]
 
 
+@pytest.mark.parametrize(
+    ("data", "bindings", "expected"),
+    [
+        (ONE, (), "max_q"),
+        (TWO, (), "mean"),
+        (TWO, ("action/by_skills.separate = 'sample'",), "sample"),
+        (TWO, ("Experiment.action = 'max_q'",), "max_q"),
+    ],
+)
+def test_the_way_to_act_depends_on_the_data_too(tmp_path, data, bindings, expected):
+    """It is asked for after they are measured, and a run's configuration names it again without measuring."""
+    experiment = configuration.build(Experiment, STEADY, [*OWN, *bindings])
+    measured.measure(made(data))
+    experiment.build_agent(Problem(Dimensions(2, 1)), 0)
+    assert experiment.way_to_act == expected
+    path = tmp_path / "operative_config.gin"
+    path.write_text(gin.operative_config_str())
+    configuration.parse([str(path)], [])
+    assert Experiment().way_to_act == expected
+
+
 def test_what_the_user_binds_wins():
     assert "gamma=0.9," in settings_of(STEADY, ["Critic.gamma = 0.9"], made(TWO))["critic"]
     assert "gamma=0.98," in settings_of(STEADY, ["gamma/by_skills.separate = 0.98"], made(TWO))["critic"]

@@ -92,6 +92,23 @@ def test_every_way_to_act_is_scaled(tiny):
     )
 
 
+def test_the_default_way_to_act_comes_first_and_is_what_is_served(tmp_path):
+    policy, observation = DeployedPolicy(TinyAgent(), DIMENSIONS, SCALING, default="best"), observations(4)
+    policy.save(tmp_path / "policy")
+    loaded = LoadedPolicy(tmp_path / "policy")
+    assert policy.actions == loaded.actions == ["best", "mean", "sample"]
+    weight = np.random.default_rng(0).normal(size=3)[:2]  # as TinyAgent draws it for seed 0
+    best = np.tile(np.tanh(weight) * [2.0, 0.25] + [0.5, -1.0], (4, 1))
+    signatures = tf.saved_model.load(str(tmp_path / "policy")).signatures
+    served = signatures["serving_default"](observation=tf.constant(observation))["action"]
+    for actions in (policy.act(observation), loaded.act(observation), served):
+        np.testing.assert_allclose(actions, best, atol=1e-6)
+    mean = signatures["mean"](observation=tf.constant(observation))["action"]
+    np.testing.assert_allclose(mean, squash_by_hand(observation), atol=1e-6)
+    with pytest.raises(UserError, match="'max_q' is none of this policy's ways to act: mean, sample, best"):
+        DeployedPolicy(TinyAgent(), DIMENSIONS, SCALING, default="max_q")
+
+
 def test_draws_follow_the_seed(tiny):
     policy, directory = tiny
     loaded, observation = LoadedPolicy(directory), observations(7)
