@@ -107,6 +107,22 @@ def last_state(directory: pathlib.Path) -> dict[str, np.ndarray]:
     return load_file(sorted((directory / "checkpoints").glob("*.safetensors"))[-1])
 
 
+class TwoWayAgent(OneStageAgent):
+    """Acts by its mean, or stands still."""
+
+    def policies(self):
+        return super().policies() | {"still": stateless(lambda observation, seed: tf.zeros_like(observation[:, :3]))}
+
+
+def test_what_a_run_is_evaluated_by_is_what_its_export_serves(tmp_path):
+    directory = run(tmp_path, agent=TwoWayAgent, action="still", total_steps=60)
+    for name in ("run.json", "evaluation.json"):
+        assert json.loads((directory / name).read_text())["action"] == "still"
+    policy = LoadedPolicy(directory / "saved_model")
+    assert policy.actions == ["still", "mean"]
+    np.testing.assert_array_equal(policy.act(np.ones(11)), np.zeros(3))
+
+
 def test_what_a_run_leaves(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"replay.hdf5", "curves.png", "saved_model", "evaluation.json", "metrics.csv", "run.json"} <= names
