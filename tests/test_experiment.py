@@ -21,6 +21,7 @@ from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
 from brac_plus_tf.runs.experiment import Experiment, evaluation_task, run_data, run_experiment, task_label
+from brac_plus_tf.runs.finished import evaluate
 from brac_plus_tf.runs.trainer import Loop
 
 # 5 + 12 steps, evaluated after steps 8 and 12 of the second stage
@@ -239,7 +240,10 @@ def test_what_a_run_is_evaluated_by_is_what_its_export_serves(tmp_path):
 
     directory = trial.run(action=best)
     assert asked and min(asked) == 1  # with the agent there already
-    assert json.loads((directory / "evaluation.json").read_text())["action"] == "best"
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    assert evaluation["action"] == "best"
+    played = {way: evaluate(directory, None, 3, way, None, "gymnasium").content["returns"] for way in ("best", "mean")}
+    assert evaluation["returns"] == played["best"] != played["mean"]
     assert json.loads((directory / "run.json").read_text())["action"] == "best"
     exported, observation = LoadedPolicy(directory / "saved_model"), np.ones((1, 11), np.float32)
     assert exported.actions == ["best", "mean", "sample"]
