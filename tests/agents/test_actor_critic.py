@@ -10,6 +10,7 @@ from scipy import stats
 from brac_plus_tf.agents.actor_critic import (
     ActorCritic,
     MaxQ,
+    Training,
     draw_policy,
     gaussian_policies,
     mean_over_draws,
@@ -29,6 +30,7 @@ B, N, O, A = 5, 4, 3, 2  # noqa: E741
 SEED = tf.constant([1, 2], tf.int32)
 OBSERVATION = tf.constant(np.random.default_rng(0).normal(size=[B, O]), tf.float32)
 MEAN_KERNEL, MEAN_BIAS = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), np.array([0.5, -1.0])  # (o0 + 1/2, 2 o1 - 1)
+MAIN = Training(policy_learning_rate=0.1)
 NARROW = [0.0068, 0.0068]  # close to the least deviation, e^-5
 
 
@@ -73,7 +75,7 @@ def test_ways_to_act_are_the_mean_and_draws_of_the_policy():
 
 
 def test_targets_begin_as_copies_of_their_critics():
-    learner = ActorCritic(Problem(Dimensions(O, A)), 0, Actor((4,)), tiny.critic((4,)), 0.1, MaxQ())
+    learner = ActorCritic(Problem(Dimensions(O, A)), 0, Actor((4,)), tiny.critic((4,)), MAIN, MaxQ())
     weights = learner.critic.get_weights(), learner.target_critic.get_weights()
     for source, target in zip(*weights, strict=True):
         np.testing.assert_array_equal(source, target)
@@ -83,7 +85,7 @@ def test_targets_begin_as_copies_of_their_critics():
 def test_critics_and_targets_have_the_activation_that_is_set():
     """Zero kernels before it: what comes out is the last weight times the activation of the first bias."""
     seen = tiny.critic((1,), activation=lambda hidden: hidden + 7.0)
-    learner = ActorCritic(Problem(Dimensions(O, A)), 0, Actor((4,)), seen, 0.1, MaxQ())
+    learner = ActorCritic(Problem(Dimensions(O, A)), 0, Actor((4,)), seen, MAIN, MaxQ())
     for network in (learner.critic, learner.target_critic):
         for kernel, value in zip(network.kernels, (0.0, 2.0), strict=True):
             kernel.assign(tf.fill(kernel.shape, value))
@@ -110,7 +112,7 @@ def test_mean_over_draws_by_hand():
 def make_learner(actor, q_weights, q_biases=(0.0, 0.0), **critic) -> ActorCritic:
     """Linear critics and a linear actor with the given weights; the targets equal the critics."""
     shape = Actor(hidden_sizes=(), log_std_range=(-5.0, 2.0))
-    learner = ActorCritic(Problem(Dimensions(O, A)), 0, shape, tiny.critic((), **critic), 0.1, MaxQ())
+    learner = ActorCritic(Problem(Dimensions(O, A)), 0, shape, tiny.critic((), **critic), MAIN, MaxQ())
     weights = linear_critic(q_weights, q_biases).get_weights()
     learner.actor.set_weights(actor.get_weights())
     learner.critic.set_weights(weights)
@@ -276,7 +278,7 @@ def test_max_q_clips_its_draws_around_each_states_mean():
 def test_sampling_functions_agree_eagerly_in_a_graph_and_compiled():
     dimensions = Dimensions(O, A)
     actor, critic = Actor(hidden_sizes=(8,)).build(dimensions, 0), CriticNetwork((8,), 2, dimensions, 0)
-    learner = ActorCritic(Problem(dimensions), 0, Actor((8,)), tiny.critic((8,), target_samples=N), 0.1, MaxQ())
+    learner = ActorCritic(Problem(dimensions), 0, Actor((8,)), tiny.critic((8,), target_samples=N), MAIN, MaxQ())
     behavior = random_behavior(dimensions, components=3, latent_size=6, weights_seed=0)
 
     def everything(observation, seed):
