@@ -69,8 +69,10 @@ def test_five_steps_in_which_one_row_begins_anew(exported, kind):
 def test_signatures_name_the_state(exported):
     """In the order of tf.nest: keys of a dictionary by name. Ways that remember nothing are as they always were."""
     signatures = tf.saved_model.load(str(exported[1])).signatures
-    assert set(signatures) == {"serving_default", "initial_state_plan", "mean", "sample", "sample_with_noise", "best"}
+    own = {"serving_default", "plan", "initial_state_plan"}
+    assert set(signatures) == own | {"mean", "sample", "sample_with_noise", "best"}
     plan = signatures["serving_default"]
+    assert plan.structured_input_signature == signatures["plan"].structured_input_signature
     shapes = {key: (spec.shape.as_list(), spec.dtype) for key, spec in plan.structured_input_signature[1].items()}
     state = {"state_0": ([None, 2], tf.float32), "state_1": ([None], tf.int32)}
     assert shapes == {"observation": ([None, 3], tf.float32)} | state

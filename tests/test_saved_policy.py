@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from operator import attrgetter
@@ -192,7 +193,20 @@ def test_signatures_ask_for_a_seed_only_where_it_counts(tiny):
     inputs = {name: set(signature.structured_input_signature[1]) for name, signature in signatures.items()}
     assert all(set(signature.structured_outputs) == {"action"} for signature in signatures.values())
     drawn = {"sample": {"observation", "seed"}, "sample_with_noise": {"observation", "noise"}}
-    assert inputs == {"serving_default": {"observation"}, "best": {"observation"}} | drawn
+    assert inputs == {name: {"observation"} for name in ("serving_default", "mean", "best")} | drawn
+
+
+def test_an_export_of_an_earlier_version_acts_as_it_did(tiny, tmp_path):
+    """The first way to act had no signature of its own name there."""
+    model = tf.saved_model.load(str(tiny[1]))
+    signatures = {name: signature for name, signature in model.signatures.items() if name != "mean"}
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(model, str(tmp_path / "old"), signatures=signatures, options=options)
+    shutil.copy(tiny[1] / "policy.json", tmp_path / "old")
+    loaded, observation = LoadedPolicy(tmp_path / "old"), observations(4)
+    np.testing.assert_allclose(act(loaded, "mean", observation, 0), squash_by_hand(observation), atol=1e-6)
+    assert set(loaded.deterministic()) == {"mean", "best", "sample_with_noise"}
+    assert not np.allclose(act(loaded, "best", observation, 0), squash_by_hand(observation), atol=1e-2)
 
 
 def test_noise_may_be_given_instead_of_a_seed(tiny):

@@ -26,6 +26,7 @@ from brac_plus_tf.policies.saved_model_check import check_function, check_saved_
 
 METADATA = "policy.json"
 WITH_NOISE = "{}_with_noise"  # the signature of a way to act that takes its noise
+_DEFAULT = "serving_default"  # what servers ask for
 
 
 class DeployedPolicy(Acting, tf.Module):
@@ -127,7 +128,7 @@ class DeployedPolicy(Acting, tf.Module):
         return act.get_concrete_function(**inputs)
 
     def save(self, directory: str | Path, facts: Mapping[str, object] = MappingProxyType({})) -> None:
-        """Writes a SavedModel with `serving_default` (the first way to act) and one signature for each other way.
+        """Writes a SavedModel with a signature for each way to act, and the first once more as `serving_default`.
 
         Each takes `observation`; ways that draw also take `seed`, a scalar or one for each row; ways with a state also
         `state_0`, .., with which episodes begin as `initial_state_{name}` says of a `count` of them. All return
@@ -139,7 +140,7 @@ class DeployedPolicy(Acting, tf.Module):
           UserError: if the directory exists or cannot be written, or holds more than a policy needs.
         """
         directory = Path(directory)
-        signatures = {_signature_name(name, self.actions): function for name, function in self._act.items()}
+        signatures = {_DEFAULT: self._act[self.actions[0]], **self._act}
         signatures |= {WITH_NOISE.format(name): function for name, function in self._with_noise.items()}
         signatures |= {f"initial_state_{name}": function for name, function in self._initial_state.items()}
         try:
@@ -164,8 +165,9 @@ class DeployedPolicy(Acting, tf.Module):
             raise UserError(f"{directory}: cannot be written ({error})") from error
 
 
-def _signature_name(name: str, actions: list[str]) -> str:
-    return "serving_default" if name == actions[0] else name
+def _signature(signatures: Mapping[str, Any], name: str) -> Any:
+    """That of a way to act; exports of earlier versions have the first as `serving_default` alone."""
+    return signatures[name if name in signatures else _DEFAULT]
 
 
 def _state_specs(policy: Policy) -> dict[str, tf.TensorSpec]:
@@ -240,9 +242,7 @@ class LoadedPolicy(Acting):
             self.model = tf.saved_model.load(str(directory))
             self._signatures = signatures = self.model.signatures
             self._ways = {
-                name: way_to_act(
-                    signatures[_signature_name(name, self.actions)], signatures.get(f"initial_state_{name}")
-                )
+                name: way_to_act(_signature(signatures, name), signatures.get(f"initial_state_{name}"))
                 for name in self.actions
             }
         except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as error:
@@ -261,7 +261,7 @@ class LoadedPolicy(Acting):
 
     def deterministic(self) -> dict[str, Any]:
         """Signatures that draw nothing themselves, by the name of their way to act or as `{name}_with_noise`."""
-        found = {name: self._signatures[_signature_name(name, self.actions)] for name in self.actions}
+        found = {name: _signature(self._signatures, name) for name in self.actions}
         more = (WITH_NOISE.format(name) for name in self.actions)
         found |= {name: self._signatures[name] for name in more if name in self._signatures}
         return {
