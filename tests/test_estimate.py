@@ -425,14 +425,15 @@ def test_a_run_is_judged_by_its_own_data_as_it_was_evaluated(exported, flags, na
     done = tiny.run_here("train", *arguments, *(f"--gin_bindings={binding}" for binding in (*bindings, *bounds)))
     assert done.status == 0, done.stderr
     directory = exported / "runs" / "my_data" / name / "0"
-    # a record that names another way than its export serves first, as those of earlier versions do
-    assert LoadedPolicy(directory / "saved_model").actions[0] == "sample"
-    facts = json.loads((directory / "run.json").read_text())
-    assert facts["action"] == "sample"
-    (directory / "run.json").write_text(json.dumps(facts | {"action": "mean"}))
+    # as exports of earlier versions are, whose first way to act need not be what the run was evaluated by
+    metadata = directory / "saved_model" / "policy.json"
+    content = json.loads(metadata.read_text())
+    assert content["actions"] == ["sample", "mean"]
+    metadata.write_text(json.dumps(content | {"actions": ["mean", "sample"]}))
+    assert LoadedPolicy(directory / "saved_model").actions[0] != "sample"  # cloning is evaluated by its draws
     done = run(f"--run_dir={directory}")
     assert done.status == 0, done.stderr
-    assert json.loads((directory / "estimate" / "estimate.json").read_text())["action"] == "mean"
+    assert json.loads((directory / "estimate" / "estimate.json").read_text())["action"] == "sample"
     with open(directory / "estimate" / "metrics.csv") as file:
         assert max(int(row["step"]) for row in csv.DictReader(file)) == steps
     assert list((exported / "runs" / "stage_cache").glob("clone_value-*"))

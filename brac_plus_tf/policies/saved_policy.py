@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,8 +50,8 @@ class DeployedPolicy(Acting, tf.Module):
         ]
         self._act, self._with_noise, self._initial_state = (dict[str, Any]() for _ in range(3))
         policies = agent.policies()
-        if default is not None and default not in policies:
-            raise UserError(f"{default!r} is none of this policy's ways to act: {', '.join(policies)}")
+        if default is not None:
+            _check_named(default, policies)
         for name in sorted(policies, key=lambda name: name != default):  # the others keep their order
             policy = policies[name]
             self._act[name] = self._trace_act(policy)
@@ -69,8 +69,7 @@ class DeployedPolicy(Acting, tf.Module):
 
     def way(self, name: str) -> WayToAct:
         """The way to act of that name. Raises UserError if the policy has none."""
-        if name not in self._act:
-            raise UserError(f"{name!r} is none of this policy's ways to act: {', '.join(self.actions)}")
+        _check_named(name, self._act)
         return way_to_act(self._act[name], self._initial_state.get(name))
 
     def _check(self, function: Any, what: str) -> None:
@@ -163,6 +162,11 @@ class DeployedPolicy(Acting, tf.Module):
                 (temporary / METADATA).write_text(json.dumps(content, indent=2) + "\n")
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"{directory}: cannot be written ({error})") from error
+
+
+def _check_named(name: str, ways: Iterable[str]) -> None:
+    if name not in ways:
+        raise UserError(f"{name!r} is none of this policy's ways to act: {', '.join(ways)}")
 
 
 def _signature(signatures: Mapping[str, Any], name: str) -> Any:
