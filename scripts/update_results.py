@@ -47,9 +47,7 @@ LABELS = {
     "brac_plus entropy as the data": "BRAC+, a policy that may be as random as the data (8)",
     "brac_plus steady": "BRAC+ by `steady.gin`",
     "brac_p slowing": "BRAC-p, slowing down as `steady.gin` does",
-    "brac_p slowing by max_q": "the same, acting by `max_q`",
     "brac_v slowing": "BRAC-v, slowing down as `steady.gin` does",
-    "brac_v slowing by max_q": "the same, acting by `max_q`",
 }
 # of the agents that the BRAC+ paper has not, from their own papers, on D4RL's -v2 data
 OWN_PAPERS = {
