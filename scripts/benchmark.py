@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from tensorflow.python.ops.cond_v2 import get_func_graphs  # no public way leads into a traced tf.cond
 
 from brac_plus_tf.agents.base import Agent, Stage
 from brac_plus_tf.agents.mopo import MOPO
@@ -75,10 +76,19 @@ def count_products(stage: Stage, dataset: OfflineDataset) -> collections.Counter
 
 
 def products_of(function: Callable[..., object], *arguments: object) -> collections.Counter[Product]:
-    """The matrix products of a function of tensors, by shape, in its graph as traced."""
-    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+    """The matrix products of a function of tensors, by shape, in its graph as traced.
+
+    Of the two branches of a tf.cond, those of the one that has less to do.
+    """
+    return _products_in(tf.function(function, autograph=False).get_concrete_function(*arguments).graph)
+
+
+def _products_in(graph: tf.Graph) -> collections.Counter[Product]:
     products: collections.Counter[Product] = collections.Counter()
     for operation in graph.get_operations():
+        if operation.type in ("If", "StatelessIf"):
+            one, other = map(_products_in, get_func_graphs(operation))
+            products += one if multiply_adds(one) < multiply_adds(other) else other
         if operation.type not in ("MatMul", "BatchMatMulV2"):
             continue
         left, right = (tensor.shape.as_list() for tensor in operation.inputs)
@@ -92,7 +102,7 @@ def products_of(function: Callable[..., object], *arguments: object) -> collecti
     return products
 
 
-def multiply_adds(products: collections.Counter[Product]) -> int:
+def multiply_adds(products: Mapping[Product, int]) -> int:
     """Of all products together."""
     return sum(count * math.prod(shape) for shape, count in products.items())
 

@@ -1,8 +1,10 @@
 """The benchmark's counters by hand and what it writes; nothing is timed here that a test could judge."""
 
+import importlib.util
 import json
 
 import pytest
+import tensorflow as tf
 from processes import PROJECT, ForkedProcess, Outcome, finish_process
 from tiny import CONFIGS
 
@@ -36,6 +38,20 @@ def test_multiply_adds_by_hand(measured):
     assert row["stage"] == "behavior"
     assert row["multiply_adds_per_step"] == forward + backward
     assert row["matrix_products_per_step"] == 5
+
+
+def test_of_a_condition_the_branch_that_has_less_to_do_counts():
+    spec = importlib.util.spec_from_file_location("benchmark", PROJECT / "scripts" / "benchmark.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    kernel = tf.ones([4, 2])
+    for first, second in ((3, 8), (8, 3)):
+
+        def branches(x, first=first, second=second):
+            return tf.cond(x[0, 0] > 0.0, *(lambda n=n: tf.reduce_sum(x[:n] @ kernel) for n in (first, second)))
+
+        products = benchmark.products_of(branches, tf.ones([8, 4]))
+        assert products == {(3, 4, 2): 1} and benchmark.multiply_adds(products) == 24
 
 
 def test_rates_and_shares_fit_together(measured):

@@ -13,6 +13,7 @@ from brac_plus_tf.objectives.penalties import (
     heaviside,
     lipschitz_penalty,
     normalized_softplus,
+    of_weighted_rows,
     sigmoid,
     smooth_norm,
     squared_norm,
@@ -146,6 +147,54 @@ def test_gradient_penalty_applies_its_mask_and_size_but_not_lambda():
     np.testing.assert_allclose(penalty, [0.0, 0.0, 4.0, 4.0], rtol=1e-6)
     penalty = GradientPenalty(weight=7.0, size=smooth_norm)(critic.minimum, OBSERVATION, ACTION, EXCESS)
     np.testing.assert_allclose(penalty, [0.0, 0.0, 2.0, 2.0], rtol=1e-6)
+
+
+def weighted_rows_at(weights, slopes, upstream, seen, compiled):
+    """weight_i sum_j (s_ij w_j)^2 by `of_weighted_rows`, and the gradient of sum_i upstream_i of it with respect to w.
+
+    seen: collects the numbers of rows that the function is traced with. compiled: as a stage is.
+    """
+    slope = tf.Variable([2.0, -3.0])
+
+    def penalty(weight, rows):
+        seen.add(rows.shape[0])
+        return weight * tf.reduce_sum(tf.square(rows * slope), axis=1)
+
+    def values_and_gradient(weight, rows, upstream):
+        with tf.GradientTape() as tape:
+            values = of_weighted_rows(penalty, weight, rows)
+            total = tf.reduce_sum(upstream * values)
+        return values, tape.gradient(total, slope)
+
+    given = [tf.constant(array, tf.float32) for array in (weights, slopes, upstream)]
+    if compiled:
+        traced = tf.function(values_and_gradient, autograph=False).get_concrete_function(*given)
+        values_and_gradient = tf.function(lambda *tensors: traced(*tensors), jit_compile=True, autograph=False)
+    return [tensor.numpy() for tensor in values_and_gradient(*given)]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("heavy", [[], [5], [6, 1], [6, 1, 3], range(8)])
+def test_rows_of_weight_zero_are_left_out_and_change_nothing(heavy, compiled):
+    """By hand, with w = (2, -3): weight (4 s_0^2 + 9 s_1^2), and its gradient 2 w_j sum_i u_i weight_i s_ij^2."""
+    generator, seen = np.random.default_rng(0), set()
+    rows, upstream, weights = generator.normal(size=(8, 2)), generator.normal(size=8), np.zeros(8)
+    weights[list(heavy)] = generator.uniform(0.5, 2.0, size=len(heavy))
+    values, gradient = weighted_rows_at(weights, rows, upstream, seen, compiled)
+    np.testing.assert_allclose(values, weights * (4.0 * rows[:, 0] ** 2 + 9.0 * rows[:, 1] ** 2), rtol=1e-5)
+    expected = 2.0 * np.array([2.0, -3.0]) * ((upstream * weights) @ rows**2)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+    # without a graph only the branch that is taken runs
+    assert seen == ({2, 8} if compiled else {2} if len(heavy) <= 2 else {8})
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_not_a_number_where_the_weight_is_zero_goes_nowhere(compiled):
+    rows, weights = np.ones((8, 2)), np.zeros(8)
+    rows[3], weights[5] = np.nan, 1.0
+    values, gradient = weighted_rows_at(weights, rows, np.ones(8), set(), compiled)
+    np.testing.assert_allclose(values, [0, 0, 0, 0, 0, 13, 0, 0])
+    np.testing.assert_allclose(gradient, [4.0, -6.0])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Penalties on the critic, per state -> [B] (Eq. 10), and the masks that say where they apply."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gin
 import tensorflow as tf
@@ -95,6 +95,44 @@ def lipschitz_penalty(
     return tf.square(tf.maximum(norm - 1.0, 0.0))
 
 
+def of_weighted_rows(function: Callable[..., tf.Tensor], weight: tf.Tensor, *rows: tf.Tensor) -> tf.Tensor:
+    """function(weight, *rows) [B], where a row of weight 0 is worth 0: such rows cost nothing if most of them are.
+
+    Where at most a quarter of the weights is not 0, `function` sees a quarter of the rows, else all. Differentiable
+    with respect to the variables that it reads, and to nothing else.
+
+    Args:
+      function: of each row by itself. weight: [B], none below 0. rows: [B, ..] each.
+    """
+    given = (weight, *rows)
+    quarter = weight.shape[0] // 4
+    heaviest = tf.math.top_k(weight, quarter).indices
+    enough = tf.math.count_nonzero(weight) <= quarter
+
+    def some() -> tf.Tensor:
+        values = function(*(tf.gather(tensor, heaviest) for tensor in given))
+        return tf.scatter_nd(heaviest[:, None], values, tf.shape(weight))
+
+    def every() -> tf.Tensor:
+        return function(*given)
+
+    def gradient_of(value: Callable[[], tf.Tensor], upstream: tf.Tensor, variables: Sequence[tf.Variable]) -> tf.Tensor:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            values = value()
+        return tape.gradient(values, variables, upstream, tf.UnconnectedGradients.ZERO)
+
+    # XLA does not compile the gradient that TensorFlow makes of a tf.cond; here the gradient is a tf.cond itself
+    @tf.custom_gradient
+    def chosen() -> tuple[tf.Tensor, Callable[..., tuple[list[None], list[tf.Tensor]]]]:
+        def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable]) -> tuple[list[None], list[tf.Tensor]]:
+            return [], tf.cond(enough, *(lambda v=v: gradient_of(v, upstream, variables) for v in (some, every)))
+
+        return tf.cond(enough, some, every), gradient
+
+    return chosen()
+
+
 @gin.register
 @dataclasses.dataclass(frozen=True)
 class GradientPenalty(HyperParameters):
@@ -119,7 +157,11 @@ class GradientPenalty(HyperParameters):
         excess: tf.Tensor,
     ) -> tf.Tensor:
         """Per-state penalty [B] without lambda; excess: D(s) - eps_GP [B]. See `action_gradient_penalty`."""
-        return action_gradient_penalty(value, observation, action, self.mask(excess), self.size)
+
+        def penalty(weight: tf.Tensor, observation: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+            return action_gradient_penalty(value, observation, action, weight, self.size)
+
+        return of_weighted_rows(penalty, self.mask(excess), observation, action)
 
     def next_weight(self, weight: tf.Tensor, mean_penalty: tf.Tensor) -> tf.Tensor:
         """lambda after a step."""
