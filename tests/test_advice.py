@@ -88,7 +88,7 @@ def test_two_groups_by_hand():
     [
         (made(ONE), "brac_plus/short.gin, margin 0.5: one policy"),
         (made(TWO), "brac_plus/steady.gin after it, which finds out the same"),
-        (made(np.linspace(-1.0, 1.0, 40)), "brac_plus/short.gin, margin 1: better and worse"),
+        (made(np.linspace(-1.0, 1.0, 40)), "brac_plus/steady.gin after it: better and worse"),
         (made(np.zeros(40), noise=0.3, rewards=None), "margin 2: random"),
         (made(ONE, rewards=1.0), "bc/base.gin: all rewards are the same"),
         (made(np.ones(2), episodes=2), "margin 1: too few episodes"),

@@ -128,15 +128,13 @@ def suggestion(dataset: OfflineDataset, behavior: Behavior | None) -> str:
     if rewards.min() == rewards.max():
         return "bc/base.gin: all rewards are the same, so there is nothing but the behaviour to learn"
     preset, others = "brac_plus/short.gin", "let select --thresholds=0.5,1,2,4 decide"
+    steady = f"{preset} with brac_plus/steady.gin after it"
     if behavior is None:
         return f"{preset}, margin 1: too few episodes to say more; {others}"
     if behavior.separate:
-        return (
-            f"{preset} with brac_plus/steady.gin after it, which finds out the same: the policy has to move to the "
-            "better skill as a whole"
-        )
+        return f"{steady}, which finds out the same: the policy has to move to the better skill as a whole"
     if behavior.random:
         return f"{preset}, margin 2: random actions bind the policy to nothing; {others}"
     if behavior.several:
-        return f"{preset}, margin 1: better and worse actions are recorded side by side; measured in the README"
+        return f"{steady}: better and worse actions are recorded side by side; measured in the README"
     return f"{preset}, margin 0.5: one policy recorded what there is, far from it nothing is known; {others}"
