@@ -116,7 +116,9 @@ def of_weighted_rows(function: Callable[..., tf.Tensor], weight: tf.Tensor, *row
     def every() -> tf.Tensor:
         return function(*given)
 
-    def gradient_of(value: Callable[[], tf.Tensor], upstream: tf.Tensor, variables: Sequence[tf.Variable]) -> tf.Tensor:
+    def gradient_of(
+        value: Callable[[], tf.Tensor], upstream: tf.Tensor, variables: Sequence[tf.Variable]
+    ) -> list[tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             values = value()
