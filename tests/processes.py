@@ -6,6 +6,7 @@ lack. Beside its imports it is a process like any other, with arguments, environ
 """
 
 import dataclasses
+import importlib.util
 import multiprocessing.forkserver
 import os
 import pathlib
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from types import ModuleType
 from unittest import mock
 
 PROJECT = pathlib.Path(__file__).resolve().parents[1]
@@ -25,6 +27,15 @@ ENVIRONMENT = {"PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}", "TF_CP
 CORES = os.sched_getaffinity(0)  # all; conftest.py takes the worker that imports this down to one
 POPEN = subprocess.Popen
 LIMIT = 600.0  # seconds, on a machine that has other work
+
+
+def import_script(name: str) -> ModuleType:
+    """scripts/{name}.py as a module of this process: executed once, for twice would define its flags twice."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, PROJECT / "scripts" / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @dataclasses.dataclass

@@ -1,11 +1,10 @@
 """The benchmark's counters by hand and what it writes; nothing is timed here that a test could judge."""
 
-import importlib.util
 import json
 
 import pytest
 import tensorflow as tf
-from processes import PROJECT, ForkedProcess, Outcome, finish_process
+from processes import PROJECT, ForkedProcess, Outcome, finish_process, import_script
 from tiny import CONFIGS
 
 SMALL = (
@@ -41,9 +40,7 @@ def test_multiply_adds_by_hand(measured):
 
 
 def test_of_a_condition_the_branch_that_has_less_to_do_counts():
-    spec = importlib.util.spec_from_file_location("benchmark", PROJECT / "scripts" / "benchmark.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = import_script("benchmark")
     kernel = tf.ones([4, 2])
     for first, second in ((3, 8), (8, 3)):
 

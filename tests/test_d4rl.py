@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from processes import import_script
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments import d4rl as d4rl_backend
@@ -189,11 +190,7 @@ def test_genuine_tasks_of_the_paper(name):
 def test_genuine_repeats_its_recorded_steps(name):
     if not REFERENCES.is_dir():
         pytest.skip(f"no recorded steps of D4RL in {REFERENCES}")
-    spec = importlib.util.spec_from_file_location("equivalence_table", ROOT / "scripts" / "equivalence_table.py")
-    script = sys.modules.get(spec.name)
-    if script is None:
-        script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
+    script = import_script("equivalence_table")
     reference = script.load_reference(REFERENCES / f"{name}.npz")
     errors = script.one_step_errors(make_d4rl_environment(name, reference.task.horizon), reference)
     assert errors.observation.max() <= 1e-10 and errors.reward.max() <= 1e-10

@@ -9,6 +9,7 @@ import gin
 import gymnasium
 import numpy as np
 import pytest
+from processes import import_script
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments import environment as environments
@@ -32,21 +33,14 @@ needs_references = pytest.mark.skipif(not REFERENCES.is_dir(), reason=f"no recor
 ALL_TASKS = (*LOCOMOTION, *(pytest.param(name, marks=needs_hands) for name in HANDS))
 
 
-def _script():
-    spec = importlib.util.spec_from_file_location("equivalence_table", ROOT / "scripts" / "equivalence_table.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)  # executing it twice would define its flag twice
-    if sys.modules[spec.name] is module:
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
-
-
 def _reference(name):
-    return _script().load_reference(REFERENCES / f"{name}.npz")
+    return import_script("equivalence_table").load_reference(REFERENCES / f"{name}.npz")
 
 
 def _errors(task_name, reference):
-    return _script().one_step_errors(make_environment(find_task(task_name), "gymnasium"), reference)
+    return import_script("equivalence_table").one_step_errors(
+        make_environment(find_task(task_name), "gymnasium"), reference
+    )
 
 
 def _episode(environment, seed, steps=60):

@@ -1,19 +1,16 @@
 """scripts/latency.py: what it counts, and that it asks each format and a peer."""
 
-import importlib.util
 import itertools
 import json
 
 import numpy as np
 import pytest
 import tiny
-from processes import PROJECT, ForkedProcess, finish_process
+from processes import PROJECT, ForkedProcess, finish_process, import_script
 from test_exports import observations, saved, written
 
 SCRIPT = PROJECT / "scripts" / "latency.py"
-SPEC = importlib.util.spec_from_file_location("latency", SCRIPT)
-latency = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(latency)
+latency = import_script("latency")
 
 
 def test_figures_are_of_single_calls_and_the_first_turn_is_not_counted(monkeypatch):
