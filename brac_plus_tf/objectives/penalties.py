@@ -1,6 +1,7 @@
 """Penalties on the critic, per state -> [B] (Eq. 10), and the masks that say where they apply."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import gin
@@ -128,7 +129,8 @@ def of_weighted_rows(function: Callable[..., tf.Tensor], weight: tf.Tensor, *row
     @tf.custom_gradient
     def chosen() -> tuple[tf.Tensor, Callable[..., tuple[list[None], list[tf.Tensor]]]]:
         def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable]) -> tuple[list[None], list[tf.Tensor]]:
-            return [], tf.cond(enough, *(lambda v=v: gradient_of(v, upstream, variables) for v in (some, every)))
+            branches = (functools.partial(gradient_of, value, upstream, variables) for value in (some, every))
+            return [], tf.cond(enough, *branches)
 
         return tf.cond(enough, some, every), gradient
 
