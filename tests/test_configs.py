@@ -102,6 +102,7 @@ TASK_FILES = [f"{folder}/{name}.gin" for folder in ("brac_plus", "brac_plus_acml
 BASELINES = {
     ("bc/base.gin",): ["behavior"],
     ("bc/maximum_likelihood.gin",): ["behavior"],
+    ("bc/base.gin", "bc/adroit_short_protocol.gin"): ["behavior"],
     ("sac/base.gin",): ["main"],
     ("bear/base.gin",): ["warm_start", "main"],
     ("bcq/base.gin",): ["main"],

@@ -24,7 +24,7 @@ ROOMS["paper"] = {"core", "environments", "models", "objectives", "agents", "pol
 ROOMS["reporting"] = {"core", "environments", "data", "estimation", "runs"}
 # the other modules of agents/ are algorithms
 SHARED_AGENTS = {"base", "value_learning", "actor_critic", "soft_actor_critic", "initialized", "cloning", "thresholds"}
-SHARED_AGENTS |= {"learned_dynamics", "termination", "delayed_policy"}
+SHARED_AGENTS |= {"learned_dynamics", "termination", "delayed_policy", "altered"}
 
 
 def imports(path: pathlib.Path, package: pathlib.Path) -> set[tuple[str, ...]]:

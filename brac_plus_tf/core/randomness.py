@@ -30,6 +30,7 @@ class Purpose(enum.IntEnum):
     INTERPOLATION = 14
     UNIFORM_ACTION = 15
     EXPLORATION = 16
+    OBSERVATION_NOISE = 17
 
 
 def base_seed(seed: int) -> tf.Tensor:

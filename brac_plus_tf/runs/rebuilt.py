@@ -36,8 +36,8 @@ def rebuild(run: Path) -> Rebuilt:
     names = sources_of(experiment.dataset)
     task = evaluation_task(experiment.environment, names)
     dataset = experiment.load_dataset(names, task)
-    # a trial's agent is the whole one with its stages cut short, and here none is trained
-    whole = dataclasses.replace(experiment, smoke=False)
+    # what is altered of an agent is how its stages go, and here none is trained
+    whole = dataclasses.replace(experiment, smoke=False, observation_noise=0.0)
     return Rebuilt(dataset, task, whole.agent_for(dataset, task, 0))
 
 

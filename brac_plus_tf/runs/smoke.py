@@ -1,11 +1,9 @@
 """A run cut down to a trial of whether everything works, for any agent: it learns nothing and says so by its name."""
 
 import dataclasses
-from collections.abc import Sequence
 
-import tensorflow as tf
-
-from brac_plus_tf.agents.base import Agent, Policy, Stage
+from brac_plus_tf.agents.altered import Altered
+from brac_plus_tf.agents.base import Agent, Stage
 
 EPOCHS, EPOCH_STEPS = 2, 4  # of each stage, at most
 SUFFIX = "-smoke"
@@ -20,27 +18,11 @@ def bindings(settings: type) -> list[str]:
     ]
 
 
-class Shortened:
-    """The agent with every stage cut to a few steps."""
+class Shortened(Altered):
+    """The agent with every stage cut to two short epochs; a stage that has less stays as it is."""
 
     def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-
-    def stages(self) -> Sequence[Stage]:
-        """Its stages, two short epochs each; a stage that has less stays as it is."""
-        return [_shortened(stage) for stage in self._agent.stages()]
-
-    def components(self) -> dict[str, Sequence[tf.Variable]]:
-        """The agent's own."""
-        return self._agent.components()
-
-    def buffers(self) -> dict[str, Sequence[tf.Variable]]:
-        """The agent's own."""
-        return self._agent.buffers()
-
-    def policies(self) -> dict[str, Policy]:
-        """The agent's own."""
-        return self._agent.policies()
+        super().__init__(agent, _shortened)
 
 
 def _shortened(stage: Stage) -> Stage:
