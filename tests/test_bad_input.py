@@ -261,6 +261,7 @@ SETTINGS = {
     "Experiment.agent = 'brac'": "Experiment.agent is 'brac'",
     "Experiment.action = 'best'": "'best' is none of mean, sample, max_q",
     "Experiment.final_episodes = 0": "Experiment.final_episodes is 0",
+    "Experiment.observation_noise = -0.1": "Experiment.observation_noise is -0.1",
     "Loop.steps_per_call = 0": "Loop.steps_per_call is 0",
     "load_dataset.action_low = 'a'": "load_dataset.action_low is 'a'",
     "load_dataset.normalize_observations = 'no'": "load_dataset.normalize_observations is 'no'",

@@ -1,6 +1,7 @@
 """Agents with every stage altered: what they are and how they act stays theirs."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -43,8 +44,8 @@ class ObservationNoise(HyperParameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.deviation <= 0.0:
-            raise UserError(f"a noise of deviation {self.deviation:g} is none: it must be above 0")
+        if not 0.0 < self.deviation < math.inf:
+            raise UserError(f"observation noise of deviation {self.deviation:g}: it must be above 0 and finite")
 
 
 class NoisyObservations(Altered):
@@ -60,7 +61,7 @@ class NoisyObservations(Altered):
         """Args: deviation: of the noise, in network units: the data's own standard deviations where they are normalised.
 
         Raises:
-          UserError: if it is not above 0; when a stage is first drawn for, if its batches are no transitions.
+          UserError: if it is not above 0 and finite; when a stage is first drawn for, if its batches are no transitions.
         """
         noise = ObservationNoise(deviation)
 

@@ -1,6 +1,7 @@
 """One experiment as gin files describe it: a dataset, an agent, an environment."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Experiment(RunSettings):
         super().__post_init__()
         if not self.dataset:
             raise UserError("Experiment.dataset is empty: name a D4RL dataset, HDF5 files or minari:ID")
-        if self.observation_noise < 0.0:
-            raise UserError(f"Experiment.observation_noise is {self.observation_noise:g}: at least 0, which means none")
+        if not 0.0 <= self.observation_noise < math.inf:
+            raise UserError(f"Experiment.observation_noise is {self.observation_noise:g}: it must be finite and at least 0, which means none")
 
     def agent_for(self, dataset: OfflineDataset, task: Task | None, seed: int) -> Agent:
         """An untrained agent for the data, which settings may depend on; see `measured` and `build_agent`."""
