@@ -17,7 +17,6 @@ _PUBLIC = {
         *("Agent", "Policy", "Preparation", "Problem", "Stage", "stateless"),
         *("member_rows", "mixture", "segments", "uniform_rows"),
     ),
-    "agents.altered": ("NoisyObservations",),
     "agents.actor_critic": ("MaxQ", "Training"),
     "agents.bc": ("BC",),
     "agents.bcq": ("BCQ",),

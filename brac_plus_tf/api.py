@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brac_plus_tf.agents.base import Agent, Problem
+from brac_plus_tf.agents.altered import with_noise
+from brac_plus_tf.agents.base import Agent, Problem, Stage
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.settings import describe
 from brac_plus_tf.data.dataset import OfflineDataset
@@ -72,6 +73,7 @@ def train(
     seed: int = 0,
     directory: str | Path | None = None,
     environment: str | None = None,
+    observation_noise: float = 0.0,
     **settings: Any,
 ) -> Run:
     """Trains an agent through all its stages by the loop that the command uses, and evaluates its last policy.
@@ -79,7 +81,8 @@ def train(
     Args:
       agent: as `build` made it. seed: of batches and noise. directory: where checkpoints, metrics and the exported
         policy are kept; called again with the same arguments, training goes on where it was stopped. None: nowhere.
-      environment: a task's or gymnasium's name to evaluate in; None for nothing.
+      environment: a task's or gymnasium's name to evaluate in; None for nothing. observation_noise: standard deviation,
+        in network units, of the noise that the agent learns with; see `NoisyObservations`.
       settings: of `RunSettings`: evaluation_episodes, final_episodes, action, loop (a `Loop`), agent_name.
     Raises:
       UserError: for anything the caller can put right.
@@ -90,8 +93,9 @@ def train(
     task = None if environment is None else find_task(environment)
     kept = tempfile.TemporaryDirectory(prefix="brac_plus_tf_") if directory is None else None
     place = Path(kept.name if kept else directory or "")
-    session = Session(run_settings, agent, dataset, task, seed)
-    configuration = _configuration(agent, run_settings.loop)
+    learning = with_noise(agent, observation_noise)
+    session = Session(run_settings, learning, dataset, task, seed)
+    configuration = _configuration(agent, learning.stages(), run_settings.loop)
     fingerprint = hashlib.sha256(configuration.encode()).hexdigest()
     training_run = session.begin(place, place / "stages", configuration, fingerprint)
     trainer.run(training_run)
@@ -100,12 +104,12 @@ def train(
     return Run(agent, session.policy, place, evaluation, kept)
 
 
-def _configuration(agent: Agent, loop: Loop) -> str:
-    """One setting a line, as a run that goes on must have them again."""
+def _configuration(agent: Agent, stages: Sequence[Stage], loop: Loop) -> str:
+    """One setting a line, as a run that goes on must have them again. Args: stages: as the agent goes through them."""
     name = type(agent).__name__
     given: Mapping[str, object] = getattr(agent, "settings", {})
     lines = [f"{name}.{key} = {describe(value)!r}" for key, value in given.items()]
-    lines += [f"{name}.{stage.name} = {stage.steps, describe(stage.settings)!r}" for stage in agent.stages()]
+    lines += [f"{name}.{stage.name} = {stage.steps, describe(stage.settings)!r}" for stage in stages]
     return "\n".join([*lines, f"Loop = {describe(loop)!r}"]) + "\n"
 
 

@@ -119,6 +119,17 @@ def test_a_directory_goes_on_where_it_was_stopped_and_refuses_another_configurat
         bp.train(agent(), dataset(), directory=tmp_path / "resumed", loop=dataclasses.replace(loop, steps_per_call=4))
 
 
+def test_noise_on_observations_changes_what_is_learned_and_belongs_to_the_runs_configuration(tmp_path, run):
+    noisy = bp.train(agent(), dataset(), seed=2, directory=tmp_path / "noisy", observation_noise=0.5, loop=LOOP)
+    assert repr(noisy).startswith("Run(BC, ")
+    observation = arrays()["observations"]
+    assert np.abs(noisy.policy.act(observation) - run.policy.act(observation)).max() > 1e-5
+    quiet = bp.train(agent(), dataset(), seed=2, observation_noise=0.0, loop=LOOP)
+    assert quiet.metrics == run.metrics
+    with pytest.raises(bp.UserError, match="another configuration"):
+        bp.train(agent(), dataset(), seed=2, directory=tmp_path / "noisy", observation_noise=0.4, loop=LOOP)
+
+
 def test_evaluation_is_the_commands(tmp_path):
     """The same agent by the command and from Python: the same episodes, the same returns, bit for bit."""
     data = write_hopper_dataset(tmp_path / "hopper.hdf5")

@@ -58,10 +58,10 @@ class NoisyObservations(Altered):
     """
 
     def __init__(self, agent: Agent, deviation: float) -> None:
-        """Args: deviation: of the noise, in network units: the data's own standard deviations where they are normalised.
+        """Args: deviation: of the noise, in network units: where data are normalised, their own standard deviations.
 
         Raises:
-          UserError: if it is not above 0 and finite; when a stage is first drawn for, if its batches are no transitions.
+          UserError: if it is not above 0 and finite; from a stage's `draw`, if its batches are no transitions.
         """
         noise = ObservationNoise(deviation)
 
@@ -71,6 +71,11 @@ class NoisyObservations(Altered):
             return dataclasses.replace(stage, draw=_moved(stage.draw, stage.name, noise), settings=settings)
 
         super().__init__(agent, alter)
+
+
+def with_noise(agent: Agent, deviation: float) -> Agent:
+    """The agent as it is where deviation is 0, else see `NoisyObservations`."""
+    return NoisyObservations(agent, deviation) if deviation else agent
 
 
 def _moved(draw: Draw, name: str, noise: ObservationNoise) -> Draw:

@@ -8,7 +8,7 @@ from pathlib import Path
 import gin
 from absl import logging
 
-from brac_plus_tf.agents.altered import NoisyObservations
+from brac_plus_tf.agents.altered import with_noise
 from brac_plus_tf.agents.base import Agent
 from brac_plus_tf.core.errors import UserError, plain
 from brac_plus_tf.core.extras import MissingPackageError
@@ -29,8 +29,8 @@ class Experiment(RunSettings):
 
     dataset: D4RL dataset name, HDF5 paths or `minari:ID`. environment: "auto" takes the dataset's own, "none" evaluates
     nothing.
-    load_dataset: with its settings bound. observation_noise: standard deviation, in network units, of the noise that the
-    agent learns with, 0 for none; see `NoisyObservations`.
+    load_dataset: with its settings bound. observation_noise: standard deviation, in network units, of the noise that
+    the agent learns with, 0 for none; see `NoisyObservations`.
     """
 
     dataset: str | tuple[str, ...] = gin.REQUIRED
@@ -43,14 +43,14 @@ class Experiment(RunSettings):
         if not self.dataset:
             raise UserError("Experiment.dataset is empty: name a D4RL dataset, HDF5 files or minari:ID")
         if not 0.0 <= self.observation_noise < math.inf:
-            raise UserError(f"Experiment.observation_noise is {self.observation_noise:g}: it must be finite and at least 0, which means none")
+            raise UserError(f"Experiment.observation_noise is {self.observation_noise:g}: it must be at least 0 (none)")
 
     def agent_for(self, dataset: OfflineDataset, task: Task | None, seed: int) -> Agent:
         """An untrained agent for the data, which settings may depend on; see `measured` and `build_agent`."""
         measure(dataset)
         # where nothing is evaluated, what the data say of their task still counts
         agent = self.build_agent(problem_of(dataset, task or dataset_task(sources_of(self.dataset)[0])), seed)
-        return NoisyObservations(agent, self.observation_noise) if self.observation_noise else agent
+        return with_noise(agent, self.observation_noise)
 
 
 def run_experiment(experiment: Experiment, root_dir: str | Path, seed: int, bindings: Sequence[str] = ()) -> Path:
