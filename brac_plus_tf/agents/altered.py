@@ -14,26 +14,33 @@ from brac_plus_tf.core.types import Transition
 
 
 class Altered:
-    """The agent with another stage in the place of each of its own."""
+    """The agent with another stage in the place of each of its own. agent: that one."""
 
     def __init__(self, agent: Agent, alter: Callable[[Stage], Stage]) -> None:
-        self._agent, self._alter = agent, alter
+        self.agent, self._alter = agent, alter
 
     def stages(self) -> Sequence[Stage]:
         """What `alter` makes of each."""
-        return [self._alter(stage) for stage in self._agent.stages()]
+        return [self._alter(stage) for stage in self.agent.stages()]
 
     def components(self) -> dict[str, Sequence[tf.Variable]]:
         """The agent's own."""
-        return self._agent.components()
+        return self.agent.components()
 
     def buffers(self) -> dict[str, Sequence[tf.Variable]]:
         """The agent's own."""
-        return self._agent.buffers()
+        return self.agent.buffers()
 
     def policies(self) -> dict[str, Policy]:
         """The agent's own."""
-        return self._agent.policies()
+        return self.agent.policies()
+
+
+def unaltered(agent: Agent) -> Agent:
+    """The agent inside of all alterations, whose networks may be asked for by name."""
+    while isinstance(agent, Altered):
+        agent = agent.agent
+    return agent
 
 
 @dataclasses.dataclass(frozen=True)

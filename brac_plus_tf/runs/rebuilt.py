@@ -1,12 +1,12 @@
 """A run's agent made anew from its configuration, for what is asked of it beside its policy."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from brac_plus_tf.agents.altered import unaltered
 from brac_plus_tf.agents.base import Agent, named_variables
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.dataset import OfflineDataset
@@ -37,8 +37,7 @@ def rebuild(run: Path) -> Rebuilt:
     task = evaluation_task(experiment.environment, names)
     dataset = experiment.load_dataset(names, task)
     # what is altered of an agent is how its stages go, and here none is trained
-    whole = dataclasses.replace(experiment, smoke=False, observation_noise=0.0)
-    return Rebuilt(dataset, task, whole.agent_for(dataset, task, 0))
+    return Rebuilt(dataset, task, unaltered(experiment.agent_for(dataset, task, 0)))
 
 
 def restore(run: Path, components: Components) -> None:

@@ -153,9 +153,14 @@ def test_an_experiment_gives_its_agent_the_noise_that_is_bound(smoke):
 
 
 @pytest.mark.usefixtures("clean")
-def test_what_is_read_from_a_run_is_the_agent_itself(tmp_path):
+@pytest.mark.parametrize("smoke", [False, True])
+def test_what_is_read_from_a_run_is_the_agent_itself(tmp_path, smoke):
     """Whose networks are asked for by name."""
     settings = [f"Experiment.dataset = '{write_hopper_dataset(tmp_path / 'd.hdf5')}'", *NETWORKS]
-    settings += ["Experiment.environment = 'none'", "Experiment.observation_noise = 0.25"]
+    settings += [
+        "Experiment.environment = 'none'",
+        "Experiment.observation_noise = 0.25",
+        f"Experiment.smoke = {smoke}",
+    ]
     (tmp_path / "operative_config.gin").write_text("\n".join(["include 'bc/base.gin'", *settings]))
     assert isinstance(rebuild(tmp_path).agent, BC)
