@@ -82,6 +82,11 @@ def table(theirs: Scores, ours: Scores) -> str:
     return "\n".join(rows)
 
 
+def kept(results: Path) -> str:
+    """The table of what is in a folder of results."""
+    return table(their_scores(results / "d3rlpy"), our_scores(results))
+
+
 def shown(scores: Sequence[float]) -> str:
     """Each seed's."""
     return ", ".join(f"{score:.1f}" for score in scores)
@@ -90,7 +95,7 @@ def shown(scores: Sequence[float]) -> str:
 def main() -> None:
     """Prints the table."""
     (results,) = map(Path, sys.argv[1:])
-    print(table(their_scores(results / "d3rlpy"), our_scores(results)))
+    print(kept(results))
 
 
 if __name__ == "__main__":

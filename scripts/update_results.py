@@ -3,7 +3,8 @@
 usage: python scripts/update_results.py
 
 A run that two studies have in common is kept by both: what one has is copied to the other, if it is by the same
-settings. In README.md and docs/ a line `<!-- runs: STUDY[+STUDY] DATASET -->` has the table of these runs after it.
+settings. In README.md and docs/ a line `<!-- runs: STUDY[+STUDY] DATASET -->` has the table of these runs after it, and
+`<!-- crosscheck -->` that of d3rlpy's runs beside this package's.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import crosscheck_table
 import numpy as np
 
 from brac_plus_tf.comparison.plan import Study, is_done, plan
@@ -25,6 +27,7 @@ from brac_plus_tf.runs import configuration
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/comparison.md", "docs/steadiness.md")
 MARK = re.compile(r"(<!-- runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+) -->\n)(?:\|.*\n)*")
+CROSSCHECK_MARK = re.compile(r"(<!-- crosscheck -->\n)(?:\|.*\n)*")
 HEADER = (
     "| agent | last policy, seeds | mean [95 % interval] | last ten, worst | published | steps/s |\n"
     "|---|---|---|---|---|---|\n"
@@ -119,7 +122,8 @@ def _row(dataset: str, agent: str, results: Sequence[Result]) -> str:
 
 def filled(text: str) -> str:
     """The document with the tables that the records give today."""
-    return MARK.sub(lambda found: found[1] + table(found["studies"].split("+"), found["dataset"]), text)
+    text = MARK.sub(lambda found: found[1] + table(found["studies"].split("+"), found["dataset"]), text)
+    return CROSSCHECK_MARK.sub(lambda found: f"{found[1]}{crosscheck_table.kept(PROJECT / 'results')}\n", text)
 
 
 def _records(study: str) -> Iterator[Path]:

@@ -52,10 +52,7 @@ def test_the_table_sets_the_seeds_of_both_beside_each_other(tmp_path):
         ("crosscheck/d__td3_bc_short_protocol_cloning__0.json", 8.0),
     ):
         write(tmp_path / name, {"evaluation": {"score_mean": score}, "curve": [[1, 4.0], [2, 6.0]]})
-    found = crosscheck_table.table(
-        crosscheck_table.their_scores(tmp_path / "d3rlpy"), crosscheck_table.our_scores(tmp_path)
-    )
-    assert found.splitlines()[2:] == [
+    assert crosscheck_table.kept(tmp_path).splitlines()[2:] == [
         "| d | bc | 8.0 | 8.0 | meet |  | 5.0 |  |",
         "| d | td3_bc | 1.0, 2.0 | 3.0 | apart | 4.5, 4.5 | 5.0 | apart |",
         "| d | iql | 1.0, 5.0 | 9.0, 4.0 | meet |  | 5.0, 5.0 |  |",

@@ -34,8 +34,18 @@ def test_a_studys_tables_are_made_from_its_records(name):
 def test_the_documents_tables_are_what_the_records_give(name):
     text = (tiny.PROJECT / name).read_text()
     assert update_results.filled(text) == text
-    marked = text.count("<!-- runs: ")
-    assert marked == len(update_results.MARK.findall(text)) >= 1
+    marked = text.count("<!-- ")
+    found = [len(pattern.findall(text)) for pattern in (update_results.MARK, update_results.CROSSCHECK_MARK)]
+    assert marked == sum(found) >= 1
+
+
+def test_the_crosschecks_table_is_made_anew():
+    """An old one goes, what follows it stays."""
+    after = update_results.filled("<!-- crosscheck -->\n| old |\n| 1.0 |\nCloning\n")
+    mark, head, _, *rows, last = after.splitlines()
+    assert (mark, last) == ("<!-- crosscheck -->", "Cloning")
+    assert head.startswith("| dataset | agent | last policy: d3rlpy")
+    assert rows and not {"| old |", "| 1.0 |"} & set(rows)
 
 
 def test_a_row_by_hand():
