@@ -26,8 +26,7 @@ from brac_plus_tf.runs import configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/comparison.md", "docs/steadiness.md")
-MARK = re.compile(r"(<!-- runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+) -->\n)(?:\|.*\n)*")
-CROSSCHECK_MARK = re.compile(r"(<!-- crosscheck -->\n)(?:\|.*\n)*")
+MARK = re.compile(r"(<!-- (?:runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+)|crosscheck) -->\n)(?:\|.*\n)*")
 HEADER = (
     "| agent | last policy, seeds | mean [95 % interval] | last ten, worst | published | steps/s |\n"
     "|---|---|---|---|---|---|\n"
@@ -122,8 +121,13 @@ def _row(dataset: str, agent: str, results: Sequence[Result]) -> str:
 
 def filled(text: str) -> str:
     """The document with the tables that the records give today."""
-    text = MARK.sub(lambda found: found[1] + table(found["studies"].split("+"), found["dataset"]), text)
-    return CROSSCHECK_MARK.sub(lambda found: f"{found[1]}{crosscheck_table.kept(PROJECT / 'results')}\n", text)
+    return MARK.sub(lambda found: found[1] + _asked_for(found), text)
+
+
+def _asked_for(mark: re.Match[str]) -> str:
+    if mark["studies"]:
+        return table(mark["studies"].split("+"), mark["dataset"])
+    return crosscheck_table.kept(PROJECT / "results") + "\n"
 
 
 def _records(study: str) -> Iterator[Path]:
