@@ -3,8 +3,8 @@
 usage: python scripts/update_results.py
 
 A run that two studies have in common is kept by both: what one has is copied to the other, if it is by the same
-settings. In README.md and docs/ a line `<!-- runs: STUDY[+STUDY] DATASET -->` has the table of these runs after it, and
-`<!-- crosscheck -->` that of d3rlpy's runs beside this package's.
+settings. In README.md and docs/ a line `<!-- scores: STUDY -->` has the table of its agents and datasets after it, one
+`<!-- runs: STUDY[+STUDY] DATASET -->` that of all seeds, `<!-- crosscheck -->` that of d3rlpy's beside this package's.
 """
 
 import dataclasses
@@ -21,12 +21,15 @@ import numpy as np
 from brac_plus_tf.comparison.plan import Study, is_done, plan
 from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.results import Result, collect, published_score
-from brac_plus_tf.comparison.statistics import interval, mean
+from brac_plus_tf.comparison.statistics import Scores, interquartile_mean, interval, mean, probability_of_improvement
+from brac_plus_tf.comparison.tables import with_interval
 from brac_plus_tf.runs import configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/comparison.md", "docs/steadiness.md")
-MARK = re.compile(r"(<!-- (?:runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+)|crosscheck) -->\n)(?:\|.*\n)*")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/steadiness.md")
+MARK = re.compile(
+    r"(<!-- (?:scores: (?P<whole>\w+)|runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+)|crosscheck) -->\n)(?:\|.*\n)*"
+)
 HEADER = (
     "| agent | last policy, seeds | mean [95 % interval] | last ten, worst | published | steps/s |\n"
     "|---|---|---|---|---|---|\n"
@@ -53,12 +56,14 @@ LABELS = {
 }
 # of the agents that the BRAC+ paper has not, from their own papers, on D4RL's -v2 data
 OWN_PAPERS = {
-    ("hopper-medium-replay", "td3_bc"): 60.9,
-    ("hopper-medium-replay", "iql"): 94.7,
-    ("hopper-medium-replay", "rebrac"): 98.1,
-    ("halfcheetah-medium-replay", "td3_bc"): 44.6,
-    ("halfcheetah-medium-replay", "iql"): 44.2,
-    ("halfcheetah-medium-replay", "rebrac"): 51.0,
+    "hopper-medium-replay": {"td3_bc": 60.9, "iql": 94.7, "rebrac": 98.1},
+    "halfcheetah-medium-replay": {"td3_bc": 44.6, "iql": 44.2, "rebrac": 51.0},
+    "hopper-medium": {"td3_bc": 59.3, "iql": 66.3, "rebrac": 102.0},
+    "halfcheetah-medium": {"td3_bc": 48.3, "iql": 47.4, "rebrac": 65.6},
+    "hopper-medium+hopper-expert": {"td3_bc": 98.0, "iql": 91.5, "rebrac": 107.0},
+    "halfcheetah-medium+halfcheetah-expert": {"td3_bc": 90.7, "iql": 86.7, "rebrac": 101.1},
+    "hopper-random": {"td3_bc": 8.5, "rebrac": 8.1},
+    "halfcheetah-random": {"td3_bc": 11.0, "rebrac": 29.5},
 }
 
 
@@ -102,16 +107,44 @@ def table(names: Sequence[str], dataset: str) -> str:
     return HEADER + "".join(rows)
 
 
+def scores_table(study: str) -> str:
+    """One row for each agent of the study, in the order of LABELS: its mean wherever all its seeds are done.
+
+    Over the datasets where every agent's are: its IQM, and the probability that a run of it is above one of BRAC+'s;
+    with 95 % intervals.
+    """
+    planned = cells(study)
+    seeds = len({cell.seed for cell in planned})
+    runs: dict[tuple[str, str], list[float]] = {}
+    for result in collect([cell for cell in planned if is_done(cell)]):
+        runs.setdefault((result.cell.agent, result.cell.dataset), []).append(result.score)
+    scores = {place: np.array(values) for place, values in runs.items() if len(values) == seeds}
+    agents = [agent for agent in LABELS if agent in {cell.agent for cell in planned}]
+    datasets = [name for name in dict.fromkeys(cell.dataset for cell in planned) if any(name in at for at in scores)]
+    whole = [name for name in datasets if all((agent, name) in scores for agent in agents)]
+    lines = [["agent", *datasets, "IQM", "above BRAC+"], ["---"] * (len(datasets) + 3)]
+    for agent in agents:
+        each = [with_interval([scores[agent, name]], mean) if (agent, name) in scores else "" for name in datasets]
+        over = [scores[agent, name] for name in whole]
+        lines.append([LABELS[agent], *each, with_interval(over, interquartile_mean)])
+        lines[-1].append("" if agent == "brac_plus" else _above(over, [scores["brac_plus", name] for name in whole]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _above(scores: Scores, others: Scores) -> str:
+    low, high = interval(probability_of_improvement, scores, others)
+    return f"{probability_of_improvement(scores, others):.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _row(dataset: str, agent: str, results: Sequence[Result]) -> str:
     scores = np.array([result.score for result in results])
-    low, high = interval(mean, [scores])
     lasts = np.mean([result.last_evaluations for result in results if result.last_evaluations is not None])
     worst = np.mean([result.worst for result in results if result.worst is not None])
-    published = OWN_PAPERS.get((dataset, agent), published_score(dataset, agent))
+    published = OWN_PAPERS.get(dataset, {}).get(agent, published_score(dataset, agent))
     cells_ = (
         LABELS[agent],
         ", ".join(f"{score:.1f}" for score in scores),
-        f"{scores.mean():.1f} [{low:.1f}, {high:.1f}]",
+        with_interval([scores], mean),
         f"{lasts:.1f}, worst {worst:.1f}",
         "" if published is None else f"{published:g}",
         f"{np.median([list(result.speeds.values())[-1] for result in results]):.0f}",
@@ -125,6 +158,8 @@ def filled(text: str) -> str:
 
 
 def _asked_for(mark: re.Match[str]) -> str:
+    if mark["whole"]:
+        return scores_table(mark["whole"])
     if mark["studies"]:
         return table(mark["studies"].split("+"), mark["dataset"])
     return crosscheck_table.kept(PROJECT / "results") + "\n"

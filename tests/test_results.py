@@ -30,7 +30,7 @@ def test_a_studys_tables_are_made_from_its_records(name):
     assert (RESULTS / name / "scores.csv").read_text() == scores_csv(results)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/comparison.md", "docs/steadiness.md"])
+@pytest.mark.parametrize("name", update_results.DOCUMENTS)
 def test_the_documents_tables_are_what_the_records_give(name):
     text = (tiny.PROJECT / name).read_text()
     assert update_results.filled(text) == text
@@ -56,3 +56,30 @@ def test_a_row_by_hand():
     two = dataclasses.replace(one, score=20.0, last_evaluations=8.5, speeds={"pre": 900.0, "main": 14.0})
     row = update_results._row("hopper-medium-replay", "bear", [one, two])
     assert row == "| BEAR | 40.0, 20.0 | 30.0 [20.0, 40.0] | 8.0, worst 3.0 | 33.7 | 13 |\n"
+
+
+def test_a_table_of_scores_by_hand(monkeypatch):
+    """A gap where a seed is missing; IQM and comparison over the datasets without one."""
+    scores = {
+        ("bear", "hopper-medium"): (10.0, 20.0),
+        ("bear", "halfcheetah-medium"): (0.0, 100.0),
+        ("bear", "hopper-random"): (3.0,),
+        ("brac_plus", "hopper-medium"): (15.0, 30.0),
+        ("brac_plus", "halfcheetah-medium"): (50.0, 50.0),
+        ("brac_plus", "hopper-random"): (5.0, 7.0),
+    }
+    results = [
+        Result(Cell(agent, dataset, seed, pathlib.Path("a")), score, None, "score", 100, {}, ())
+        for (agent, dataset), runs in scores.items()
+        for seed, score in enumerate(runs)
+    ]
+    monkeypatch.setattr(update_results, "cells", lambda study: [result.cell for result in results])
+    monkeypatch.setattr(update_results, "is_done", lambda cell: True)
+    monkeypatch.setattr(update_results, "collect", lambda cells: results)
+    assert update_results.filled("<!-- scores: any -->\n| old |\n") == (
+        "<!-- scores: any -->\n"
+        "| agent | hopper-medium | halfcheetah-medium | hopper-random | IQM | above BRAC+ |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+        "| BEAR | 15.0 [10.0, 20.0] | 50.0 [0.0, 100.0] |  | 15.0 [5.0, 60.0] | 0.38 [0.00, 0.75] |\n"
+        "| BRAC+ | 22.5 [15.0, 30.0] | 50.0 [50.0, 50.0] | 6.0 [5.0, 7.0] | 40.0 [32.5, 40.0] |  |\n"
+    )
