@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import gin
 import tensorflow as tf
 
-from brac_plus_tf.agents.actor_critic import (
-    MaxQ,
-    mean_over_draws,
-)
+from brac_plus_tf.agents.actor_critic import MaxQ, mean_over_draws
 from brac_plus_tf.agents.base import Preparation, Problem, Stage, TransitionSource, uniform_rows
 from brac_plus_tf.agents.initialized import MEASURED_STATES, InitialFits, Initialized, Measured
 from brac_plus_tf.agents.thresholds import DivergenceThresholds, RelativeThreshold, Threshold, watch_constraint
