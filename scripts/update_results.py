@@ -1,4 +1,4 @@
-"""Makes everything that is made from the kept records anew: each study's tables and curves, and the documents' tables.
+"""Makes everything that is made from the kept records anew: studies' tables, curves and figures, and documents' tables.
 
 usage: python scripts/update_results.py
 
@@ -27,6 +27,7 @@ from brac_plus_tf.runs import configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/results.md", "docs/steadiness.md")
+FIGURES = ("1", "2a", "2b", "2c", "8")  # of the ablations
 MARK = re.compile(
     r"(<!-- (?:scores: (?P<whole>\w+)|runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+)|crosscheck) -->\n)(?:\|.*\n)*"
 )
@@ -169,15 +170,22 @@ def _records(study: str) -> Iterator[Path]:
     return iter(sorted((PROJECT / "results" / study).glob("*__*.json")))
 
 
+def run(module: str, *arguments: str) -> None:
+    """A command of the package, in the checkout."""
+    command = [sys.executable, "-m", f"brac_plus_tf.{module}", *arguments]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     """Does it, and says what has changed."""
     for path in share_records():
         print(f"copied: {path.relative_to(PROJECT)}")
     for study in studies():
-        command = ["brac_plus_tf.compare", f"--study=studies/{study}.gin", "--engine=none"]
-        places = [f"--records=results/{study}", f"--output=results/{study}"]
-        subprocess.run([sys.executable, "-m", *command, *places], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+        places = f"--records=results/{study}", f"--output=results/{study}"
+        run("compare", f"--study=studies/{study}.gin", "--engine=none", *places)
         print(f"made: results/{study}")
+    run("figures", f"--figure={','.join(FIGURES)}", "--records=results/ablations", "--output=results/figures")
+    print("made: results/figures")
     for name in DOCUMENTS:
         path = PROJECT / name
         before = path.read_text()
