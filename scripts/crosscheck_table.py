@@ -1,17 +1,16 @@
-"""The cross-check's table: what d3rlpy's runs score beside this package's, as Markdown.
+"""The cross-check's table, for update_results.py: what d3rlpy's runs score beside this package's, as Markdown.
 
-usage: python scripts/crosscheck_table.py RESULTS
-
-RESULTS holds d3rlpy/ (scripts/d3rlpy_crosscheck.py) and the records of studies/gym_short.gin and crosscheck.gin.
+Its runs are kept in results/d3rlpy/ (d3rlpy_crosscheck.py), this package's by studies/gym_short.gin and crosscheck.gin.
 """
 
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from brac_plus_tf.runs.outcome import LAST
 
 # d3rlpy's agent -> the study here and the agent in it
 COUNTERPARTS = {
@@ -21,7 +20,6 @@ COUNTERPARTS = {
     "cql": ("gym_short", "cql_short_protocol"),
     "bear": ("gym_short", "bear_short_protocol"),
 }
-LAST = 10  # evaluations on the way
 
 
 class Run(NamedTuple):
@@ -90,13 +88,3 @@ def kept(results: Path) -> str:
 def shown(scores: Sequence[float]) -> str:
     """Each seed's."""
     return ", ".join(f"{score:.1f}" for score in scores)
-
-
-def main() -> None:
-    """Prints the table."""
-    (results,) = map(Path, sys.argv[1:])
-    print(kept(results))
-
-
-if __name__ == "__main__":
-    main()
