@@ -8,6 +8,7 @@ settings. In README.md and docs/ a line `<!-- scores: STUDY -->` has the table o
 """
 
 import dataclasses
+import functools
 import re
 import shutil
 import subprocess
@@ -73,6 +74,7 @@ def studies() -> list[str]:
     return [path.stem for path in sorted((PROJECT / "studies").glob("*.gin")) if any(_records(path.stem))]
 
 
+@functools.cache  # a study is asked for once for each table that it has a part in
 def cells(study: str) -> list[Cell]:
     """All runs that the study plans."""
     content = configuration.build(Study, [str(PROJECT / "studies" / f"{study}.gin")], [])
