@@ -67,6 +67,7 @@ def test_python_commands_work_in_order(tmp_path, monkeypatch):
         if module == "estimate":
             arguments += [f"--gin_bindings={binding}" for binding in ESTIMATION]
         if module == "select":
+            arguments = ["--thresholds=1,2" if text.startswith("--thresholds=") else text for text in arguments]
             arguments += [f"--estimate_bindings={binding}" for binding in ESTIMATION]
         if module in ("train", "select"):
             arguments += [f"--gin_bindings={binding}" for binding in tiny.NETWORKS]
