@@ -21,9 +21,15 @@ import numpy as np
 
 from brac_plus_tf.comparison.plan import Study, is_done, plan
 from brac_plus_tf.comparison.records import Cell
-from brac_plus_tf.comparison.results import Result, collect, published_score
-from brac_plus_tf.comparison.statistics import Scores, interquartile_mean, interval, mean, probability_of_improvement
-from brac_plus_tf.comparison.tables import with_interval
+from brac_plus_tf.comparison.results import Result, by_agent, collect, published_score
+from brac_plus_tf.comparison.statistics import interquartile_mean, mean
+from brac_plus_tf.comparison.tables import (
+    aggregate_entry,
+    improvement_entry,
+    table_lines,
+    whole_datasets,
+    with_interval,
+)
 from brac_plus_tf.runs import configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -118,25 +124,22 @@ def scores_table(study: str) -> str:
     """
     planned = cells(study)
     seeds = len({cell.seed for cell in planned})
-    runs: dict[tuple[str, str], list[float]] = {}
-    for result in collect([cell for cell in planned if is_done(cell)]):
-        runs.setdefault((result.cell.agent, result.cell.dataset), []).append(result.score)
-    scores = {place: np.array(values) for place, values in runs.items() if len(values) == seeds}
-    agents = [agent for agent in LABELS if agent in {cell.agent for cell in planned}]
-    datasets = [name for name in dict.fromkeys(cell.dataset for cell in planned) if any(name in at for at in scores)]
-    whole = [name for name in datasets if all((agent, name) in scores for agent in agents)]
-    lines = [["agent", *datasets, "IQM", "above BRAC+"], ["---"] * (len(datasets) + 3)]
-    for agent in agents:
-        each = [with_interval([scores[agent, name]], mean) if (agent, name) in scores else "" for name in datasets]
-        over = [scores[agent, name] for name in whole]
-        lines.append([LABELS[agent], *each, with_interval(over, interquartile_mean)])
-        lines[-1].append("" if agent == "brac_plus" else _above(over, [scores["brac_plus", name] for name in whole]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _above(scores: Scores, others: Scores) -> str:
-    low, high = interval(probability_of_improvement, scores, others)
-    return f"{probability_of_improvement(scores, others):.2f} [{low:.2f}, {high:.2f}]"
+    found = by_agent(collect([cell for cell in planned if is_done(cell)]))
+    runs = {agent: found[agent] for agent in LABELS if agent in found}
+    whole = whole_datasets(runs, seeds)
+    datasets = [name for name in found["brac_plus"] if any(len(each[name]) == seeds for each in runs.values())]
+    rows = [
+        [
+            LABELS[agent],
+            *(aggregate_entry(each, [name], seeds, mean) if len(each[name]) == seeds else "" for name in datasets),
+            aggregate_entry(each, whole, seeds, interquartile_mean),
+            ""
+            if agent == "brac_plus"
+            else improvement_entry(*([of[d] for d in whole] for of in (each, runs["brac_plus"]))),
+        ]
+        for agent, each in runs.items()
+    ]
+    return "\n".join(table_lines(["agent", *datasets, "IQM", "above BRAC+"], rows)) + "\n"
 
 
 def _row(dataset: str, agent: str, results: Sequence[Result]) -> str:

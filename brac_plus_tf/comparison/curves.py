@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from brac_plus_tf.comparison.results import Result, names
+from brac_plus_tf.comparison.results import Result, by_agent, names
 from brac_plus_tf.comparison.statistics import performance_profile, profile_band
 from brac_plus_tf.runs.curves import look_of, mean_curve, plain
 
@@ -43,17 +43,12 @@ def draw_curves(results: Sequence[Result]) -> Figure:
 
 def draw_profiles(results: Sequence[Result]) -> Figure:
     """For each agent the share of its runs that score more than tau, over tau, with 95 % bootstrap bands."""
-    agents = names(results, "agent")
     scores = np.array([result.score for result in results])
     thresholds = np.linspace(min(0.0, scores.min()), scores.max(), 201)
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
     panel = figure.subplots()
-    for place, agent in enumerate(agents):
-        runs: dict[str, list[float]] = {}
-        for result in results:
-            if result.cell.agent == agent:
-                runs.setdefault(result.cell.dataset, []).append(result.score)
-        tasks = [np.array(task) for task in runs.values()]
+    for place, (agent, runs) in enumerate(by_agent(results).items()):
+        tasks = [np.array([run.score for run in found]) for found in runs.values() if found]
         color, line = look_of(place)
         panel.plot(thresholds, performance_profile(tasks, thresholds), label=agent, color=color, linestyle=line)
         panel.fill_between(thresholds, *profile_band(tasks, thresholds), color=color, alpha=0.12, linewidth=0)

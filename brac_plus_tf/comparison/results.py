@@ -115,3 +115,12 @@ def published_score(dataset: str, agent: str) -> float | None:
 def names(results: Sequence[Result], attribute: str) -> list[str]:
     """The different agents or datasets, in order."""
     return list(dict.fromkeys(getattr(result.cell, attribute) for result in results))
+
+
+def by_agent(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
+    """agent -> dataset -> its runs there; every agent has every dataset, in order."""
+    datasets = names(results, "dataset")
+    runs: dict[str, dict[str, list[Result]]] = {agent: {d: [] for d in datasets} for agent in names(results, "agent")}
+    for result in results:
+        runs[result.cell.agent][result.cell.dataset].append(result)
+    return runs

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from brac_plus_tf.comparison.results import Result, names, published_score
+from brac_plus_tf.comparison.results import Result, by_agent, names, published_score
 from brac_plus_tf.comparison.statistics import (
     Aggregate,
     Scores,
@@ -46,26 +46,21 @@ def scores_csv(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result]) -> str:
     """The table of scores, and below it aggregates over datasets, the last evaluations and the speeds."""
-    agents, datasets = names(results, "agent"), names(results, "dataset")
+    datasets, runs = names(results, "dataset"), by_agent(results)
     seeds = len({result.cell.seed for result in results})
-    runs: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        runs.setdefault((result.cell.dataset, result.cell.agent), []).append(result)
-
     judged = any(result.judgement for result in results)
 
     def table(entry: Callable[[list[Result]], str]) -> list[str]:
-        rows = [[name, *(entry(runs.get((name, agent), [])) for agent in agents)] for name in datasets]
-        return _table(["dataset", *agents], rows)
+        return table_lines(
+            ["dataset", *runs], [[name, *(entry(each[name]) for each in runs.values())] for name in datasets]
+        )
 
     lines = [_caption(results, seeds), "", *table(_score_entry)]
     if judged:
         lines += ["", "Estimates of the data and of a cloned policy, by the same data:", ""]
-        lines += _table(["dataset", "data", "cloned policy"], [_of_data(name, results) for name in datasets])
+        lines += table_lines(["dataset", "data", "cloned policy"], [_of_data(name, results) for name in datasets])
     elif all(result.unit == "score" for result in results):
-        lines += _over_datasets(
-            {agent: {name: runs.get((name, agent), []) for name in datasets} for agent in agents}, seeds
-        )
+        lines += _over_datasets(runs, seeds)
     if not judged:
         lines += [
             "",
@@ -83,7 +78,7 @@ def _over_datasets(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -
     lines: list[str] = []
     datasets = list(next(iter(runs.values())))
     if seeds > 1 or len(datasets) > 1:
-        whole = _whole(runs, seeds)
+        whole = whole_datasets(runs, seeds)
         over = "all of the above" if len(whole) == len(datasets) else ", ".join(whole) or "no dataset"
         lines += [
             "",
@@ -91,10 +86,10 @@ def _over_datasets(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -
             "the datasets' means, and optimality gap, by how much all runs miss 100 on average (less is better):",
             "",
         ]
-        lines += _table(
+        lines += table_lines(
             ["", *runs],
             [
-                [name, *(_aggregate_entry(column, whole, seeds, aggregate) for column in runs.values())]
+                [name, *(aggregate_entry(column, whole, seeds, aggregate) for column in runs.values())]
                 for name, aggregate in _AGGREGATES.items()
             ],
         )
@@ -109,7 +104,7 @@ def _over_datasets(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -
     return lines
 
 
-def _whole(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -> list[str]:
+def whole_datasets(runs: Mapping[str, Mapping[str, list[Result]]], seeds: int) -> list[str]:
     """The datasets on which no agent lacks a seed, but for agents that lack some everywhere."""
     whole = {agent: [name for name, found in each.items() if len(found) == seeds] for agent, each in runs.items()}
     begun = [names_ for names_ in whole.values() if names_]
@@ -136,7 +131,8 @@ def _caption_of_estimates(judgement: Mapping[str, Any], seeds: int) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Of a table in Markdown."""
     return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
 
 
@@ -167,25 +163,28 @@ def _scores(runs: list[Result]) -> np.ndarray:
     return np.array([run.score for run in runs])
 
 
+def improvement_entry(own: Sequence[list[Result]], other: Sequence[list[Result]]) -> str:
+    """P(own > other), of runs on each dataset, over the datasets that both have."""
+    both = [(_scores(ours), _scores(theirs)) for ours, theirs in zip(own, other, strict=True) if ours and theirs]
+    if not both:
+        return "missing"
+    scores = [ours for ours, _ in both], [theirs for _, theirs in both]
+    low, high = interval(probability_of_improvement, *scores)
+    part = f" ({len(both)} of {len(own)} datasets)" if len(both) < len(own) else ""
+    return f"{probability_of_improvement(*scores):.2f} [{low:.2f}, {high:.2f}]{part}"
+
+
 def _improvements(runs: Mapping[str, list[list[Result]]]) -> list[str]:
     """P(row > column) with its interval above the diagonal; what is below it is 1 less that."""
 
     def entry(row: int, column: int, own: list[list[Result]], other: list[list[Result]]) -> str:
-        if row >= column:
-            return ""
-        both = [(_scores(ours), _scores(theirs)) for ours, theirs in zip(own, other, strict=True) if ours and theirs]
-        if not both:
-            return "missing"
-        scores = [ours for ours, _ in both], [theirs for _, theirs in both]
-        low, high = interval(probability_of_improvement, *scores)
-        part = f" ({len(both)} of {len(own)} datasets)" if len(both) < len(own) else ""
-        return f"{probability_of_improvement(*scores):.2f} [{low:.2f}, {high:.2f}]{part}"
+        return "" if row >= column else improvement_entry(own, other)
 
     rows = [
         [agent, *(entry(row, column, own, other) for column, other in enumerate(runs.values()))]
         for row, (agent, own) in enumerate(runs.items())
     ]
-    return _table(["", *runs], rows[:-1])
+    return table_lines(["", *runs], rows[:-1])
 
 
 def _score_entry(runs: list[Result]) -> str:
@@ -206,9 +205,8 @@ def _last_evaluations_entry(runs: list[Result]) -> str:
     return f"{with_interval([np.array(values)], mean)}, worst {worst:.1f}, drop {drop:.1f}"
 
 
-def _aggregate_entry(
-    runs: Mapping[str, list[Result]], datasets: Sequence[str], seeds: int, aggregate: Aggregate
-) -> str:
+def aggregate_entry(runs: Mapping[str, list[Result]], datasets: Sequence[str], seeds: int, aggregate: Aggregate) -> str:
+    """Over these datasets, of an agent's runs on each; or how many runs are missing, if one of these lacks a seed."""
     if not datasets or any(len(runs[name]) < seeds for name in datasets):
         missing = sum(seeds - len(found) for found in runs.values())
         return f"{missing} run{'s' if missing > 1 else ''} missing"
