@@ -24,31 +24,6 @@ from brac_plus_tf.core.gin_files import find_gin_file
 if TYPE_CHECKING:  # it needs matplotlib
     from brac_plus_tf.paper.picture import Picture
 
-_PENALTY = (
-    {"kl state": "without penalty", "": "with gradient penalty"},
-    "BRAC+ with and without gradient penalty.",
-)
-# variants of the study and what a curve of each is called; the caption; whether Q is shown, too
-_ABLATIONS: dict[str, tuple[dict[str, str], str, bool]] = {
-    "1": (*_PENALTY, True),
-    "2a": (
-        {"mmd global": "MMD", "kl global": "bound on KL"},
-        "Held to the data by the MMD and by the bound on KL; one multiplier, no gradient penalty.",
-        False,
-    ),
-    "2b": (
-        {"kl global": "global", "kl state": "state-wise"},
-        "One multiplier and one a state; no gradient penalty.",
-        False,
-    ),
-    "2c": (*_PENALTY, False),
-    "8": (
-        {"": "log 4 per entry narrower than the data", "entropy as the data": "as wide as the data"},
-        "BRAC+ by how random its policy may be.",
-        False,
-    ),
-}
-
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
@@ -71,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _makers(values: flags.FlagValues) -> Mapping[str, Callable[[], "Picture"]]:
-    from brac_plus_tf.paper import probes, toys
+    from brac_plus_tf.paper import ablations, probes, toys
 
     labels = values.labels or [""] * len(values.runs)
     if len(labels) != len(values.runs):
@@ -86,7 +61,7 @@ def _makers(values: flags.FlagValues) -> Mapping[str, Callable[[], "Picture"]]:
         return made
 
     return {
-        **{name: functools.partial(_ablation, values, name) for name in _ABLATIONS},
+        **{name: functools.partial(_ablation, values, name) for name in ablations.FIGURES},
         "3": of_runs(probes.divergence_histogram),
         "4": toys.extrapolation,
         "5": toys.divergence_shapes,
@@ -98,16 +73,12 @@ def _makers(values: flags.FlagValues) -> Mapping[str, Callable[[], "Picture"]]:
 
 def _ablation(values: flags.FlagValues, name: str) -> "Picture":
     from brac_plus_tf.comparison.plan import Study
-    from brac_plus_tf.paper.ablations import ablation, kept_results
+    from brac_plus_tf.paper.ablations import figure
     from brac_plus_tf.runs import configuration
 
-    variants, caption, value = _ABLATIONS[name]
     study = configuration.build(Study, [str(find_gin_file(values.study))], [])
     sources = [command_line.split_sources(dataset, "+") for dataset in study.datasets]
-    results = kept_results(study, sources, values.records, list(variants))
-    (agent,) = study.agents
-    named = {" ".join([agent, variant]).strip(): words for variant, words in variants.items()}
-    return ablation(name, caption, results, named, value)
+    return figure(name, study, sources, values.records)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ from brac_plus_tf.comparison.tables import (
     whole_datasets,
     with_interval,
 )
+from brac_plus_tf.paper import ablations
 from brac_plus_tf.runs import configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "docs/results.md", "docs/steadiness.md")
-FIGURES = ("1", "2a", "2b", "2c", "8")  # of the ablations
 MARK = re.compile(
     r"(<!-- (?:scores: (?P<whole>\w+)|runs: (?P<studies>[\w+]+) (?P<dataset>[\w+-]+)|crosscheck) -->\n)(?:\|.*\n)*"
 )
@@ -83,9 +83,13 @@ def studies() -> list[str]:
 @functools.cache  # a study is asked for once for each table that it has a part in
 def cells(study: str) -> list[Cell]:
     """All runs that the study plans."""
-    content = configuration.build(Study, [str(PROJECT / "studies" / f"{study}.gin")], [])
-    sources = [dataset.split("+") for dataset in content.datasets]
-    return plan(content, sources, Path("runs"), records=PROJECT / "results" / study)
+    return plan(*content(study), Path("runs"), records=PROJECT / "results" / study)
+
+
+def content(study: str) -> tuple[Study, list[list[str]]]:
+    """The study, and the sources of each of its datasets."""
+    found = configuration.build(Study, [str(PROJECT / "studies" / f"{study}.gin")], [])
+    return found, [dataset.split("+") for dataset in found.datasets]
 
 
 def share_records() -> Iterator[Path]:
@@ -189,7 +193,7 @@ def main() -> None:
         places = f"--records=results/{study}", f"--output=results/{study}"
         run("compare", f"--study=studies/{study}.gin", "--engine=none", *places)
         print(f"made: results/{study}")
-    run("figures", f"--figure={','.join(FIGURES)}", "--records=results/ablations", "--output=results/figures")
+    run("figures", f"--figure={','.join(ablations.FIGURES)}", "--records=results/ablations", "--output=results/figures")
     print("made: results/figures")
     for name in DOCUMENTS:
         path = PROJECT / name

@@ -3,17 +3,16 @@
 import dataclasses
 import pathlib
 import sys
-import types
 
 import numpy as np
 import pytest
 import tiny
 
-from brac_plus_tf import figures
 from brac_plus_tf.comparison.plan import is_done
 from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.results import Result, collect
 from brac_plus_tf.comparison.tables import markdown, scores_csv
+from brac_plus_tf.paper import ablations
 from brac_plus_tf.paper.picture import read_picture
 
 sys.path.insert(0, str(tiny.PROJECT / "scripts"))
@@ -34,11 +33,10 @@ def test_a_studys_tables_are_made_from_its_records(name):
     assert (RESULTS / name / "scores.csv").read_text() == scores_csv(results)
 
 
-@pytest.mark.parametrize("name", update_results.FIGURES)
-def test_an_ablations_figure_is_made_from_its_records(name, monkeypatch):
-    monkeypatch.chdir(tiny.PROJECT)
-    flags = types.SimpleNamespace(study="studies/ablations.gin", records=RESULTS / "ablations")
-    made, kept = figures._ablation(flags, name), read_picture(RESULTS / "figures" / f"figure_{name}.json")
+@pytest.mark.parametrize("name", ablations.FIGURES)
+def test_an_ablations_figure_is_made_from_its_records(name):
+    made = ablations.figure(name, *update_results.content("ablations"), RESULTS / "ablations")
+    kept = read_picture(RESULTS / "figures" / f"figure_{name}.json")
     assert kept.caption == made.caption
     for panel, kept_panel in zip(made.panels, kept.panels, strict=True):
         assert kept_panel.title == panel.title

@@ -14,6 +14,40 @@ from brac_plus_tf.paper.picture import Line, Panel, Picture, rounded
 
 Curve = Sequence[tuple[int, float]]
 
+_PENALTY = (
+    {"kl state": "without penalty", "": "with gradient penalty"},
+    "BRAC+ with and without gradient penalty.",
+)
+# variants of the study and what a curve of each is called; the caption; whether Q is shown, too
+FIGURES: dict[str, tuple[dict[str, str], str, bool]] = {
+    "1": (*_PENALTY, True),
+    "2a": (
+        {"mmd global": "MMD", "kl global": "bound on KL"},
+        "Held to the data by the MMD and by the bound on KL; one multiplier, no gradient penalty.",
+        False,
+    ),
+    "2b": (
+        {"kl global": "global", "kl state": "state-wise"},
+        "One multiplier and one a state; no gradient penalty.",
+        False,
+    ),
+    "2c": (*_PENALTY, False),
+    "8": (
+        {"": "log 4 per entry narrower than the data", "entropy as the data": "as wide as the data"},
+        "BRAC+ by how random its policy may be.",
+        False,
+    ),
+}
+
+
+def figure(name: str, study: Study, sources: Sequence[Sequence[str]], records: Path) -> Picture:
+    """One of FIGURES, of the runs of the study that are kept; see `kept_results`."""
+    variants, caption, value = FIGURES[name]
+    results = kept_results(study, sources, records, list(variants))
+    (agent,) = study.agents
+    named = {" ".join([agent, variant]).strip(): words for variant, words in variants.items()}
+    return ablation(name, caption, results, named, value)
+
 
 def kept_results(
     study: Study, sources: Sequence[Sequence[str]], records: Path, variants: Sequence[str]
