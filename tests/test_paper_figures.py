@@ -18,7 +18,7 @@ from brac_plus_tf.comparison.records import Cell
 from brac_plus_tf.comparison.results import Result
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.paper import probes, toys
-from brac_plus_tf.paper.ablations import ablation, kept_results
+from brac_plus_tf.paper.ablations import FIGURES, ablation, kept_results
 from brac_plus_tf.paper.picture import Line, Panel, Picture, draw, read_picture, write_picture
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs import configuration
@@ -153,6 +153,13 @@ def test_curves_are_means_over_seeds_at_the_steps_that_all_have():
     assert score.lines[0].low == () and q.lines[1].y == (8.0,) and q.y_label == "mean of Q"
     assert picture.caption.startswith("Said. Mean over seeds 0, 2 as far as they are kept")
     assert len(ablation("2a", "Said.", results, {"b": "own"}).panels) == 1
+
+
+def test_figure_2bs_curves_are_called_what_their_variants_have():
+    study = configuration.build(Study, [str(tiny.PROJECT / "studies" / "ablations.gin")], [])
+    for variant, words in FIGURES["2b"][0].items():
+        one_for_all = any("GlobalMultiplier" in text for text in study.variants[variant])
+        assert words == ("global" if one_for_all else "state-wise")
 
 
 def test_kept_runs_of_the_variants_that_are_asked_for(tmp_path):
