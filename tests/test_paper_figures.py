@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -157,6 +158,7 @@ def test_curves_are_means_over_seeds_at_the_steps_that_all_have():
 
 def test_figure_2bs_curves_are_called_what_their_variants_have():
     study = configuration.build(Study, [str(tiny.PROJECT / "studies" / "ablations.gin")], [])
+    gin.clear_config()  # else the next test's studies would have what this one leaves open
     for variant, words in FIGURES["2b"][0].items():
         one_for_all = any("GlobalMultiplier" in text for text in study.variants[variant])
         assert words == ("global" if one_for_all else "state-wise")
