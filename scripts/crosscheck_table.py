@@ -17,6 +17,7 @@ COUNTERPARTS = {
     "bc": ("crosscheck", "td3_bc_short_protocol_cloning"),
     "td3_bc": ("gym_short", "td3_bc_short_protocol"),
     "iql": ("gym_short", "iql_short_protocol"),
+    "rebrac": ("gym_short", "rebrac_short_protocol"),
     "cql": ("gym_short", "cql_short_protocol"),
     "bear": ("gym_short", "bear_short_protocol"),
 }

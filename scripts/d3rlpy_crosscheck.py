@@ -2,9 +2,9 @@
 
 usage: python scripts/d3rlpy_crosscheck.py AGENT DATASET.hdf5 ENVIRONMENT SEED OUTPUT.json [STEPS]
 
-AGENT: bc, td3_bc, iql, cql or bear. It runs in an interpreter of its own, where d3rlpy 2.8.1, h5py, gymnasium and
-mujoco are installed; this package is not needed there. OUTPUT holds the score of the last policy in 100 episodes, and
-those of 10 after each 6,000 steps on the way, as this package has them for TD3+BC and IQL.
+AGENT: bc, td3_bc, iql, rebrac, cql or bear. It runs in an interpreter of its own, where d3rlpy 2.8.1, h5py, gymnasium
+and mujoco are installed; this package is not needed there. OUTPUT holds the score of the last policy in 100 episodes,
+and those of 10 after each 6,000 steps on the way (of ReBRAC, each 2,000), as this package has them.
 
 Where the two differ: d3rlpy's CQL has no steps of cloning before it (here 5,000), and its batches are drawn anew. Its
 cloning is of the squared distance, of a stochastic policy, too (which is driven to its smallest deviation): what it
@@ -22,8 +22,13 @@ import h5py
 import numpy as np
 
 EPISODES, ON_THE_WAY = 100, 10
-EPOCH_STEPS, EVALUATION_EPOCHS = 2000, 3
-STEPS = {"bc": 60_000, "td3_bc": 100_000, "iql": 100_000, "cql": 60_000, "bear": 100_000}
+EPOCH_STEPS, EVALUATION_EPOCHS = 2000, {"rebrac": 1}  # of others, 3
+STEPS = {"bc": 60_000, "td3_bc": 100_000, "iql": 100_000, "rebrac": 50_000, "cql": 60_000, "bear": 100_000}
+PENALTIES = {  # of ReBRAC, in the policy's loss and in the targets, which its authors chose for each dataset
+    "halfcheetah-medium-replay.hdf5": (0.01, 0.001),
+    "hopper-medium-replay.hdf5": (0.05, 0.5),
+    "hopper-medium.hdf5": (0.01, 0.01),
+}
 REFERENCE = {
     "Hopper-v4": (-20.272305, 3234.3),
     "HalfCheetah-v4": (-280.178953, 12135.0),
@@ -50,7 +55,7 @@ def score(returns: np.ndarray, environment: str) -> np.ndarray:
     return 100.0 * (returns - low) / (high - low)
 
 
-def build(agent: str, steps: int) -> Any:
+def build(agent: str, dataset: str, steps: int) -> Any:
     """The algorithm, by this package's settings."""
     import d3rlpy
     from d3rlpy.models import VectorEncoderFactory
@@ -61,6 +66,7 @@ def build(agent: str, steps: int) -> Any:
     networks = {"actor_encoder_factory": wide, "critic_encoder_factory": wide}
     shared = {"batch_size": 100, "observation_scaler": d3rlpy.preprocessing.StandardObservationScaler()}
     spans = d3rlpy.preprocessing.ReturnBasedRewardScaler(multiplier=1000.0)
+    deep, normalized = (VectorEncoderFactory([256, 256, 256], use_layer_norm=norm) for norm in (False, True))
     falling = AdamFactory(lr_scheduler_factory=CosineAnnealingLRFactory(T_max=steps))
     algorithms = d3rlpy.algos
     made = {
@@ -70,6 +76,11 @@ def build(agent: str, steps: int) -> Any:
         "td3_bc": lambda: algorithms.TD3PlusBCConfig(**networks, **shared),
         "iql": lambda: algorithms.IQLConfig(
             reward_scaler=spans, actor_optim_factory=falling, value_encoder_factory=wide, **networks, **shared
+        ),
+        "rebrac": lambda: algorithms.ReBRACConfig(
+            **dict(zip(("actor_beta", "critic_beta"), PENALTIES[dataset], strict=True)),
+            **{"actor_encoder_factory": deep, "critic_encoder_factory": normalized},
+            **shared | {"batch_size": 256},
         ),
         "cql": lambda: algorithms.CQLConfig(
             actor_learning_rate=3e-4, alpha_learning_rate=0.0, n_action_samples=5, **networks, **shared
@@ -104,12 +115,12 @@ def main() -> None:
     steps = int(more[0]) if more else STEPS[agent]
     d3rlpy.seed(int(seed))
     data = d3rlpy.dataset.MDPDataset(**read(Path(path)))
-    algorithm, start = build(agent, steps), time.perf_counter()
+    algorithm, start = build(agent, Path(path).name, steps), time.perf_counter()
     curve = []
 
     def look(algorithm: Any, epoch: int, step: int) -> None:
         """The score on the way."""
-        if epoch % EVALUATION_EPOCHS == 0:
+        if epoch % EVALUATION_EPOCHS.get(agent, 3) == 0:
             returns = play(algorithm.predict, environment, 1000 * (int(seed) + 1) + epoch, ON_THE_WAY)
             curve.append([step, float(score(returns, environment).mean())])
 
