@@ -23,6 +23,7 @@ from brac_plus_tf.exports.formats import FORMATS
 from brac_plus_tf.exports.parity import LIMIT, Reference
 from brac_plus_tf.exports.portable import portable_ways
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
+from brac_plus_tf.runs.experiment import run_data
 from brac_plus_tf.runs.exporting import _observations, export
 
 OTHERS = ("onnx", "litert")
@@ -331,6 +332,16 @@ def test_made_up_rows_are_in_the_datas_units(tmp_path):
     np.testing.assert_allclose(rows.mean(axis=0), shift, atol=0.15 * scale.max())
     np.testing.assert_allclose(rows.std(axis=0), scale, rtol=0.1)
     assert what.startswith("made-up observations")
+
+
+def test_rows_are_drawn_from_all_of_the_data(run):
+    rows, what = _observations(run, None)
+    observation = run_data(run).transitions.observation
+    place = (rows[:, None] == observation[None]).all(axis=2)
+    assert what == "rows of the data" and len(rows) == 1000 and place.any(axis=1).all()
+    # of n rows a thousand draws miss (1 - 1 / n)^1000
+    expected = len(observation) * (1.0 - (1.0 - 1.0 / len(observation)) ** 1000)
+    assert place.any(axis=0).sum() == pytest.approx(expected, rel=0.1)
 
 
 def test_an_unknown_format_is_refused(run, tmp_path):

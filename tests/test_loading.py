@@ -1,7 +1,9 @@
 """From files and arrays to a dataset: what is made of them, and what is refused."""
 
 import functools
+import hashlib
 import json
+import pathlib
 import time
 
 import gin
@@ -11,7 +13,7 @@ from dataset_files import columns, shared_file, small_task, states_after, write_
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
-from brac_plus_tf.data import d4rl_names
+from brac_plus_tf.data import d4rl_names, sources
 from brac_plus_tf.data.download import FileSearch
 from brac_plus_tf.data.loading import dataset_from_arrays, load_dataset
 from brac_plus_tf.data.scaling import by_returns
@@ -137,6 +139,14 @@ def test_several_files_follow_one_another_without_joining(tmp_path):
     np.testing.assert_array_equal(dataset.episodes.complete, [False, True, False])
     np.testing.assert_array_equal(dataset.episodes.returns, [3, 1, 3])
     assert dataset.origin.sha256 == contents_sha256([first, second, first])
+
+
+def test_the_hash_is_of_all_bytes_of_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_HASH_BLOCK_BYTES", 1000)
+    paths = [write_file(tmp_path / f"{rows}.hdf5", rows=rows) for rows in (3, 2)]
+    contents = [pathlib.Path(path).read_bytes() for path in paths]
+    assert min(map(len, contents)) > 2000
+    assert contents_sha256(paths) == hashlib.sha256(contents[0] + contents[1]).hexdigest()
 
 
 def error_of(*args, **kwargs) -> str:
