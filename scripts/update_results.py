@@ -61,6 +61,8 @@ LABELS = {
     "brac_plus steady": "BRAC+ by `steady.gin`",
     "brac_p slowing": "BRAC-p, slowing down as `steady.gin` does",
     "brac_v slowing": "BRAC-v, slowing down as `steady.gin` does",
+    "brac_p discount": "BRAC-p, discount 0.995",
+    "brac_v discount": "BRAC-v, discount 0.995",
 }
 # of the agents that the BRAC+ paper has not, from their own papers, on D4RL's -v2 data
 OWN_PAPERS = {

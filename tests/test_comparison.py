@@ -337,6 +337,16 @@ def test_a_record_says_what_made_it_and_leaves_out_single_episodes(tmp_path):
     assert "lengths" not in record["evaluation"] and record["steps_per_second"] == {"main": 40.0}
 
 
+def test_a_record_has_q_where_the_policy_was_evaluated(tmp_path):
+    """Not of other steps, nor of another stage's steps of the same number."""
+    run = write_run(tmp_path / "run", 4.0)
+    with open(run / "metrics.csv", "a") as file:
+        file.write("initial_critic,100,q_mean,1.0\nmain,100,q_mean,5.0\nmain,150,q_mean,6.0\nmain,200,q_mean,7.0\n")
+    (cell,) = kept([Cell("bc", "d", 0, run)], tmp_path)
+    assert find_record(cell)["value_curve"] == [[100, 5.0], [200, 7.0]]
+    assert collect([cell])[0].value_curve == ((100, 5.0), (200, 7.0))
+
+
 def test_the_run_itself_goes_before_its_record_and_an_unfinished_one_does_not(tmp_path):
     run = write_run(tmp_path / "run", 4.0)
     cell = Cell("bc", "d", 0, run, record=tmp_path / "record.json")

@@ -13,7 +13,7 @@ from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
-from brac_plus_tf.runs.contract import CARD, CONTRACT
+from brac_plus_tf.runs.contract import CARD, CONTRACT, model_card
 from brac_plus_tf.runs.exporting import export
 
 SIZES = Dimensions(3, 1)
@@ -114,6 +114,13 @@ def test_the_card_says_it_in_words(exported):
     assert "- return 5.0 +- 1.0 in 100 episodes of Hopper-v4" in card
     assert "better than the data; discounted return 9 +- 0.5 where the data earned 5 +- 0.25" in card
     assert "- data: mine.hdf5, SHA-256 ab" in card
+
+
+def test_the_card_does_not_count_rows_that_were_left_out(exported):
+    _, contract = exported
+    compared = {"mean": {"rows": 50, "undecided": 7, "difference": 2.5e-6}}
+    formats = {"saved_model": contract["formats"]["saved_model"] | {"compared": compared}}
+    assert "| saved_model | . | mean | 43 | 2.5e-06 |" in model_card(contract | {"formats": formats})
 
 
 def test_an_export_with_its_papers_is_a_policy_as_before(exported):

@@ -72,6 +72,13 @@ def test_one_runs_lines_are_its_rows(tmp_path):
     assert points(panels["negative elbo"]) == [[(20.0, 3.0), (40.0, 1.0)]]
 
 
+def test_each_stage_goes_on_where_the_one_before_ended(tmp_path):
+    rows = [(stage, step, "q_mean", 1.0) for stage, steps in (("a", 40), ("b", 60), ("c", 10)) for step in (5, steps)]
+    curves = read_curves(write_run(tmp_path / "run", rows))
+    assert curves.stages == {"a": 0, "b": 40, "c": 100}
+    np.testing.assert_array_equal(curves.series["q_mean"][0], [5, 40, 40.5, 45, 100, 100.5, 105, 110])
+
+
 def test_the_spread_is_a_standard_deviation_either_way(tmp_path):
     figure, _ = drawn(write_run(tmp_path / "run"))
     (band,) = figure.axes[0].collections
