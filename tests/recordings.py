@@ -6,15 +6,15 @@ from tiny import TinyAgent
 
 from brac_plus_tf.collection.recording import Collection, Part, Plan
 from brac_plus_tf.data.scaling import task_scaling
-from brac_plus_tf.environments.tasks import find_task
+from brac_plus_tf.environments.tasks import Task, find_task
 from brac_plus_tf.policies.saved_policy import DeployedPolicy
 
 TASK = find_task("Hopper-v4")
 
 
-def export_policy(directory: pathlib.Path) -> pathlib.Path:
-    """An export whose `mean` acts by tanh of the first three entries of an observation."""
-    DeployedPolicy(TinyAgent(TASK.dimensions), TASK.dimensions, task_scaling(TASK)).save(directory, {})
+def export_policy(directory: pathlib.Path, task: Task = TASK) -> pathlib.Path:
+    """An export whose `mean` acts by tanh of the first entries of an observation, in halves of the action's range."""
+    DeployedPolicy(TinyAgent(task.dimensions), task.dimensions, task_scaling(task)).save(directory, {})
     return directory
 
 

@@ -1,6 +1,7 @@
 """A learned model's opinion: models whose every answer is known, and one that a run has left."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from brac_plus_tf.agents.termination import NoTermination
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.core.types import Dimensions
 from brac_plus_tf.data.scaling import Scaling
+from brac_plus_tf.estimation import finished_run
 from brac_plus_tf.estimation.estimate import estimate, report_lines
+from brac_plus_tf.estimation.finished_run import Question, estimate_run
 from brac_plus_tf.estimation.model_rollouts import Model, Modelled, compare_in_model, load_model, trusted_steps
 from brac_plus_tf.estimation.verdict import Interval, contradicts
 from brac_plus_tf.models.dynamics import Dynamics
@@ -145,13 +148,31 @@ MOPO = (
 )
 
 
-def test_a_runs_model_is_read_back(tmp_path, monkeypatch):
-    data = tiny.write_hopper_dataset(tmp_path / "hopper.hdf5")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mopo")
+    data = tiny.write_hopper_dataset(folder / "hopper.hdf5")
     bindings = [f"--gin_bindings={binding}" for binding in MOPO]
-    flags = [f"--dataset={data}", f"--root_dir={tmp_path / 'runs'}", "--gin_file=mopo/base.gin", *bindings]
+    flags = [f"--dataset={data}", f"--root_dir={folder / 'runs'}", "--gin_file=mopo/base.gin", *bindings]
     done = tiny.run_here("train", *flags)
     assert done.status == 0, done.stderr
-    run = tmp_path / "runs" / "hopper" / "mopo" / "0"
+    return folder / "runs" / "hopper" / "mopo" / "0"
+
+
+def test_a_run_is_judged_by_its_own_model_unless_another_is_named(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(finished_run, "_judge", lambda files, policy, question, *rest: asked.append(question.model))
+    estimate_run(run, Question())
+    estimate_run(run, Question(model=tmp_path))
+    without = tmp_path / "hopper" / "bc" / "0"
+    shutil.copytree(run, without)
+    lines = (run / "metrics.csv").read_text().splitlines()
+    (without / "metrics.csv").write_text("\n".join(line for line in lines if "error_after_steps/" not in line) + "\n")
+    estimate_run(without, Question())
+    assert asked == [run, tmp_path, None]
+
+
+def test_a_runs_model_is_read_back(run, monkeypatch):
     with pytest.raises(UserError, match="does not follow the data for a single step"):
         monkeypatch.setattr("brac_plus_tf.estimation.model_rollouts._WORST_ERROR", 0.0)
         load_model(run)

@@ -10,6 +10,7 @@ from recordings import export_policy, plan
 from brac_plus_tf.collection.recording import Collection, Part, Player
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.rows import COLUMNS
+from brac_plus_tf.environments.tasks import find_task
 from brac_plus_tf.runs import configuration
 
 # Google's collect_data: 20 % uniform, 40 % the policy, 40 % the policy perturbed; and the policy alone
@@ -69,6 +70,41 @@ def test_draws_of_episodes_that_are_played_together_are_independent(tmp_path):
     correlation = np.corrcoef(together.reshape(40, -1)) - np.eye(40)
     assert np.abs(correlation).max() < 5.0 / np.sqrt(3 * steps)  # the largest of 780
     assert len(np.unique(noise)) == noise.size
+
+
+@pytest.fixture(scope="module")
+def track(tmp_path_factory):
+    """Episodes, 40 at a time, of a task whose actions lie within [0, 0.5] and [-0.2, 1], by a part's manner.
+
+    Gives what the policy alone would have done and what was done [M, 2], in halves of the range, and the first rows.
+    """
+    task = find_task("own_environments:Track-v0")
+    policy = export_policy(tmp_path_factory.mktemp("track") / "policy", task)
+
+    def play(part: Part, episodes: int):
+        made = plan(policy, part, shard_episodes=episodes, width=40)
+        shard = Player(dataclasses.replace(made, task=task)).play(0, 0)
+        own = np.tanh(shard.rows.observations[:, :2].astype(np.float64))
+        done = (shard.rows.actions - np.array([0.25, 0.4])) / np.array([0.25, 0.6])
+        return own, done, np.append(0, np.cumsum(shard.lengths)[:-1])
+
+    return play
+
+
+def test_uniform_actions_fill_the_range_and_come_for_each_episode_by_itself(track):
+    own, done, first = track(Part(epsilon=0.3), episodes=40)
+    replaced = np.abs(done - own).max(axis=1) > 1e-5
+    assert abs(replaced.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / len(replaced))
+    assert scipy.stats.kstest(done[replaced].ravel(), scipy.stats.uniform(-1.0, 2.0).cdf).pvalue > 1e-3
+    assert 0 < replaced[first].sum() < 40
+
+
+def test_noise_is_in_halves_of_the_range(track):
+    own, done, _ = track(Part(noise=0.2), episodes=200)
+    inside = np.abs(own) < 0.3  # where four deviations of it are not clipped
+    for entry in range(2):
+        noise = (done - own)[inside[:, entry], entry]
+        assert len(noise) > 100 and scipy.stats.kstest(noise, scipy.stats.norm(0.0, 0.2).cdf).pvalue > 1e-3
 
 
 # Processes --------------------------------------------------------------------------------------------------------

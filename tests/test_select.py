@@ -11,9 +11,18 @@ import tiny
 
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.environments.tasks import find_task
-from brac_plus_tf.estimation import episodes
+from brac_plus_tf.estimation import episodes, selection
 from brac_plus_tf.estimation.bandit import Pulled, choose_by_episodes, upper_bound
-from brac_plus_tf.estimation.selection import Candidate, Choice, Judged, candidates_of, choose, table_rows
+from brac_plus_tf.estimation.finished_run import Question
+from brac_plus_tf.estimation.selection import (
+    Candidate,
+    Choice,
+    Judged,
+    candidates_of,
+    choose,
+    judge_candidate,
+    table_rows,
+)
 from brac_plus_tf.policies.saved_policy import LoadedPolicy
 from brac_plus_tf.runs.metrics_log import read_metrics
 
@@ -31,6 +40,15 @@ def judged(name, mean, half_width, threshold=None, distance=0.5, reliable=True):
         threshold,
         0.25 if has else None,
     )
+
+
+@pytest.mark.parametrize(("step", "expected"), [(None, 2.0), (4, 2.0), (3, 1.0), (1, None)])
+def test_a_candidates_divergence_is_of_its_own_steps_in_the_main_stage(tmp_path, monkeypatch, step, expected):
+    monkeypatch.setattr(selection, "estimate_run", lambda *given: {})
+    rows = ["initial_policy,1,divergence_mean,9.0", "main,2,divergence_mean,1.0", "main,4,divergence_mean,2.0"]
+    (tmp_path / "metrics.csv").write_text("\n".join(["stage,step,metric,value", *rows]) + "\n")
+    candidate = Candidate("one", tmp_path, tmp_path / "policy", step)
+    assert judge_candidate(candidate, Question()).divergence == expected
 
 
 def test_the_highest_lower_bound_wins_where_intervals_are_apart():

@@ -91,7 +91,7 @@ def judge_candidate(candidate: Candidate, question: Question) -> Judged:
     judgement = estimate_run(candidate.run, question, None, candidate.policy)
     last: dict[str, float] = {}
     for row in read_metrics(candidate.run):
-        if candidate.step is None or row.step <= candidate.step or row.stage != "main":
+        if row.stage == "main" and (candidate.step is None or row.step <= candidate.step):
             last[row.metric] = row.value
     return Judged(
         candidate,
