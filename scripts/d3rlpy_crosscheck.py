@@ -22,8 +22,9 @@ import h5py
 import numpy as np
 
 EPISODES, ON_THE_WAY = 100, 10
-EPOCH_STEPS, EVALUATION_EPOCHS = 2000, {"rebrac": 1}  # of others, 3
+EPOCH_STEPS = 2000
 STEPS = {"bc": 60_000, "td3_bc": 100_000, "iql": 100_000, "rebrac": 50_000, "cql": 60_000, "bear": 100_000}
+EVALUATION_EPOCHS = dict.fromkeys(STEPS, 3) | {"rebrac": 1}  # from one evaluation on the way to the next
 PENALTIES = {  # of ReBRAC, in the policy's loss and in the targets, which its authors chose for each dataset
     "halfcheetah-medium-replay.hdf5": (0.01, 0.001),
     "hopper-medium-replay.hdf5": (0.05, 0.5),
@@ -78,8 +79,10 @@ def build(agent: str, dataset: str, steps: int) -> Any:
             reward_scaler=spans, actor_optim_factory=falling, value_encoder_factory=wide, **networks, **shared
         ),
         "rebrac": lambda: algorithms.ReBRACConfig(
-            **dict(zip(("actor_beta", "critic_beta"), PENALTIES[dataset], strict=True)),
-            **{"actor_encoder_factory": deep, "critic_encoder_factory": normalized},
+            actor_beta=PENALTIES[dataset][0],
+            critic_beta=PENALTIES[dataset][1],
+            actor_encoder_factory=deep,
+            critic_encoder_factory=normalized,
             **shared | {"batch_size": 256},
         ),
         "cql": lambda: algorithms.CQLConfig(
@@ -120,7 +123,7 @@ def main() -> None:
 
     def look(algorithm: Any, epoch: int, step: int) -> None:
         """The score on the way."""
-        if epoch % EVALUATION_EPOCHS.get(agent, 3) == 0:
+        if epoch % EVALUATION_EPOCHS[agent] == 0:
             returns = play(algorithm.predict, environment, 1000 * (int(seed) + 1) + epoch, ON_THE_WAY)
             curve.append([step, float(score(returns, environment).mean())])
 

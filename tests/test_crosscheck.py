@@ -1,6 +1,5 @@
 """The cross-check with d3rlpy: what it is given, against a file made by hand; d3rlpy itself is not needed for that."""
 
-import contextlib
 import json
 import sys
 
@@ -41,27 +40,31 @@ def test_scores_are_this_packages(environment):
     np.testing.assert_allclose(d3rlpy_crosscheck.score(returns, environment), expected, rtol=1e-6)
 
 
+@pytest.fixture
+def parsed():
+    """Reads gin files; gives what asks for a setting of theirs."""
+
+    def parse(*files):
+        configuration.parse(files, [])
+        return gin.query_parameter
+
+    yield parse
+    gin.clear_config()
+
+
 @pytest.mark.parametrize("agent", [agent for agent in d3rlpy_crosscheck.STEPS if agent != "bc"])
-def test_it_trains_and_looks_as_often_as_the_short_protocol(agent):
-    with settings(f"{agent}/base.gin", f"{agent}/short_protocol.gin") as value:
-        assert value("Training.epochs") * value("Training.steps_per_epoch") == d3rlpy_crosscheck.STEPS[agent]
-        assert value("Training.steps_per_epoch") == d3rlpy_crosscheck.EPOCH_STEPS
-        assert value("Loop.evaluation_epochs") == d3rlpy_crosscheck.EVALUATION_EPOCHS.get(agent, 3)
+def test_it_trains_and_looks_as_often_as_the_short_protocol(parsed, agent):
+    value = parsed(f"{agent}/base.gin", f"{agent}/short_protocol.gin")
+    assert value("Training.epochs") * value("Training.steps_per_epoch") == d3rlpy_crosscheck.STEPS[agent]
+    assert value("Training.steps_per_epoch") == d3rlpy_crosscheck.EPOCH_STEPS
+    assert value("Loop.evaluation_epochs") == d3rlpy_crosscheck.EVALUATION_EPOCHS[agent]
 
 
 @pytest.mark.parametrize("dataset", d3rlpy_crosscheck.PENALTIES)
-def test_rebracs_penalties_are_the_datasets(dataset):
-    with settings(f"rebrac/{dataset.removesuffix('.hdf5').replace('-', '_')}.gin") as value:
-        penalties = value("ReBRAC.policy_penalty"), value("ReBRAC.value_penalty")
+def test_rebracs_penalties_are_the_datasets(parsed, dataset):
+    value = parsed(f"rebrac/{dataset.removesuffix('.hdf5').replace('-', '_')}.gin")
+    penalties = value("ReBRAC.policy_penalty"), value("ReBRAC.value_penalty")
     assert d3rlpy_crosscheck.PENALTIES[dataset] == penalties
-
-
-@contextlib.contextmanager
-def settings(*files):
-    """What gin files bind."""
-    configuration.parse(files, [])
-    yield gin.query_parameter
-    gin.clear_config()
 
 
 def test_the_table_sets_the_seeds_of_both_beside_each_other(tmp_path):
