@@ -455,7 +455,11 @@ def test_a_spoilt_run_is_not_resumed(folder, name, caplog):
 
 
 COMMANDS = {
-    "evaluate: unknown action": ("evaluate", ["--action=best"], "'best' is none of sample, mean"),
+    "evaluate: unknown action": (
+        "evaluate",
+        ["--action=best"],
+        "'best' is none of this policy's ways to act: sample, mean",
+    ),
     "evaluate: no episodes": ("evaluate", ["--episodes=0"], "episodes"),
     "evaluate: another robot": ("evaluate", ["--env=Walker2d-v4"], "17"),
     "evaluate: unknown environment": ("evaluate", ["--env=Hoper-v4"], "nearest: Hopper-v4"),

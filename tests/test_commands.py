@@ -379,7 +379,7 @@ def test_evaluate_repeats_itself_and_follows_its_seed(run_copy):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--action=best"], "'best' is none of mean, sample, max_q"),
+        (["--action=best"], "'best' is none of this policy's ways to act: mean, sample, max_q"),
         (["--env=Hoper-v4"], "nearest: Hopper-v4"),
         (["--env=Walker2d-v4"], "the policy is for"),
         (["--backend=unreal"], "--backend=unreal: value should be one of <auto|gymnasium|d4rl>"),

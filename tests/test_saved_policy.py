@@ -336,7 +336,7 @@ def test_what_is_no_export_is_refused(tiny, tmp_path, index):
 
 
 def test_an_unknown_way_to_act_is_refused(tiny):
-    with pytest.raises(UserError, match="'max_q' is none of mean, sample, best"):
+    with pytest.raises(UserError, match="'max_q' is none of this policy's ways to act: mean, sample, best"):
         LoadedPolicy(tiny[1]).way("max_q")
 
 

@@ -259,8 +259,7 @@ class LoadedPolicy(Acting):
 
     def way(self, name: str) -> WayToAct:
         """The way to act of that name. Raises UserError if the policy has none."""
-        if name not in self._ways:
-            raise UserError(f"--action: {name!r} is none of {', '.join(self.actions)}")
+        _check_named(name, self.actions)
         return self._ways[name]
 
     def deterministic(self) -> dict[str, Any]:
