@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import gymnasium
@@ -124,6 +125,21 @@ def test_failing_import_is_reported_in_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"genuine D4RL cannot run hopper-medium-v0: .*d4rl") as caught:
         make_d4rl_environment("hopper-medium-v0", 1000)
     assert "\n" not in str(caught.value)
+
+
+def test_episodes_are_as_long_as_they_were_asked_to_be(monkeypatch):
+    made = []
+    gym = types.ModuleType("gym")
+    gym.logger = types.SimpleNamespace(ERROR=40, set_level=lambda level: None)
+    gym.make = lambda name: made.append(name) or _Counter(9)
+    names = ("d4rl", "d4rl.hand_manipulation_suite", "d4rl.gym_mujoco")
+    for name, module in {"gym": gym, **{name: types.ModuleType(name) for name in names}}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(d4rl_backend, "_missing_part", lambda: None)
+    environment = make_d4rl_environment("hopper-medium-v0", 2)
+    environment.reset(seed=0)
+    assert [environment.step(np.zeros(1))[2:4] for _ in range(2)] == [(False, False), (False, True)]
+    assert made == ["hopper-medium-v0"] and environment.backend == "d4rl"
 
 
 def test_environment_variables_are_restored(monkeypatch):

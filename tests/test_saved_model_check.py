@@ -8,12 +8,14 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tiny import DIMENSIONS, TinyAgent
 
 from brac_plus_tf.agents.base import Policy, stateless
 from brac_plus_tf.core.errors import UserError
 from brac_plus_tf.data.scaling import Scaling
 from brac_plus_tf.policies import saved_policy
+from brac_plus_tf.policies.saved_model_check import check_saved_model
 from brac_plus_tf.policies.saved_policy import DeployedPolicy, LoadedPolicy
 
 SCALING = Scaling(np.zeros(3, np.float32), np.ones(3, np.float32), np.zeros(2, np.float32), np.ones(2, np.float32))
@@ -170,3 +172,83 @@ def test_an_initial_state_that_does_more_than_compute_is_refused():
     policy = Policy(lambda observation, state, seed: (observation[:, :2], state), initial_state)
     with pytest.raises(UserError, match="holds the operation RandomUniform"):
         DeployedPolicy(OneWay(policy), DIMENSIONS, SCALING)
+
+
+# Programs written by hand: each place where a function can be named --------------------------------------------------
+
+
+def program(operation):
+    """A SavedModel of one function, `found`, whose one operation is given, and that nothing names yet."""
+    model = saved_model_pb2.SavedModel()
+    graph = model.meta_graphs.add()
+    function = graph.graph_def.library.function.add()
+    function.signature.name = "found"
+    function.node_def.add(name="only", op=operation)
+    graph.object_graph_def.nodes.add().user_object.identifier = "_generic_user_object"
+    return model, graph
+
+
+def by_the_graph(graph):
+    graph.object_graph_def.concrete_functions["found"].SetInParent()
+
+
+def by_a_function(graph):
+    graph.object_graph_def.nodes.add().function.concrete_functions.append("found")
+
+
+def by_a_bare_function(graph):
+    graph.object_graph_def.nodes.add().bare_concrete_function.concrete_function_name = "found"
+
+
+def by_a_call(graph):
+    caller(graph, "PartitionedCall").attr["f"].func.name = "found"
+
+
+def by_a_list_of_branches(graph):
+    caller(graph, "Case").attr["branches"].list.func.add().name = "found"
+
+
+def caller(graph, operation):
+    """The one operation of another function, which an object names."""
+    function = graph.graph_def.library.function.add()
+    function.signature.name = "caller"
+    graph.object_graph_def.nodes.add().function.concrete_functions.append("caller")
+    return function.node_def.add(name="call", op=operation)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [by_the_graph, by_a_function, by_a_bare_function, by_a_call, by_a_list_of_branches],
+    ids=lambda f: f.__name__,
+)
+def test_a_function_is_looked_into_wherever_it_is_named(tmp_path, named):
+    for operation in ("Tanh", "WriteFile"):
+        model, graph = program(operation)
+        named(graph)
+        (tmp_path / "saved_model.pb").write_bytes(model.SerializeToString())
+        if operation == "Tanh":
+            check_saved_model(tmp_path)
+        else:
+            with pytest.raises(UserError, match="holds the operation WriteFile"):
+                check_saved_model(tmp_path)
+
+
+def saver(node):
+    node.registered_saver = "my_saver"
+
+
+def saveable(node):
+    node.saveable_objects["weights"].SetInParent()
+
+
+def asset(node):
+    node.asset.SetInParent()
+
+
+@pytest.mark.parametrize("change", [saver, saveable, asset], ids=lambda f: f.__name__)
+def test_an_object_that_would_restore_itself_is_refused(tmp_path, change):
+    model, graph = program("Tanh")
+    change(graph.object_graph_def.nodes[0])
+    (tmp_path / "saved_model.pb").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match="holds an object"):
+        check_saved_model(tmp_path)
