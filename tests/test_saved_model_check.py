@@ -4,6 +4,7 @@ Programs that come from elsewhere, whose files were made without this package's 
 """
 
 import os
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def program(operation):
     """A SavedModel of one function, `found`, whose one operation is given, and that nothing names yet."""
     model = saved_model_pb2.SavedModel()
     graph = model.meta_graphs.add()
-    function = graph.graph_def.library.function.add()
+    function = attrgetter("library.function")(graph.graph_def).add()
     function.signature.name = "found"
     function.node_def.add(name="only", op=operation)
     graph.object_graph_def.nodes.add().user_object.identifier = "_generic_user_object"
@@ -210,7 +211,7 @@ def by_a_list_of_branches(graph):
 
 def caller(graph, operation):
     """The one operation of another function, which an object names."""
-    function = graph.graph_def.library.function.add()
+    function = attrgetter("library.function")(graph.graph_def).add()
     function.signature.name = "caller"
     graph.object_graph_def.nodes.add().function.concrete_functions.append("caller")
     return function.node_def.add(name="call", op=operation)
