@@ -363,7 +363,7 @@ def test_evaluate_writes_what_it_prints(run_copy, action):
 def test_evaluate_repeats_itself_and_follows_its_seed(run_copy):
     directory = run_directory(run_copy)
     facts = directory / "run.json"
-    facts.write_text(facts.read_text().replace('"seed": 0', '"seed": 1'))  # so that 0 is another than the run's own
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"seed": 1}))  # so that 0 is not the run's own
     before = results(directory)
     first, again, other = (
         run_here("evaluate", f"--run_dir={directory}", "--episodes=2", "--action=sample", f"--seed={seed}")

@@ -182,11 +182,16 @@ def program(operation):
     """A SavedModel of one function, `found`, whose one operation is given, and that nothing names yet."""
     model = saved_model_pb2.SavedModel()
     graph = model.meta_graphs.add()
-    function = attrgetter("library.function")(graph.graph_def).add()
-    function.signature.name = "found"
-    function.node_def.add(name="only", op=operation)
+    add_function(graph, "found", operation)
     graph.object_graph_def.nodes.add().user_object.identifier = "_generic_user_object"
     return model, graph
+
+
+def add_function(graph, name, operation):
+    """A function of that name whose one operation is given, and returned."""
+    function = attrgetter("library.function")(graph.graph_def).add()
+    function.signature.name = name
+    return function.node_def.add(name="only", op=operation)
 
 
 def by_the_graph(graph):
@@ -211,10 +216,8 @@ def by_a_list_of_branches(graph):
 
 def caller(graph, operation):
     """The one operation of another function, which an object names."""
-    function = attrgetter("library.function")(graph.graph_def).add()
-    function.signature.name = "caller"
     graph.object_graph_def.nodes.add().function.concrete_functions.append("caller")
-    return function.node_def.add(name="call", op=operation)
+    return add_function(graph, "caller", operation)
 
 
 @pytest.mark.parametrize(
